@@ -19,7 +19,10 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint; an IPv4-mapped IPv6 address (what a dual-stack listener reports) becomes IPv4.
     pub fn new(address: IpAddr, port: u16) -> Self {
-        Self { address: address.to_canonical(), port }
+        Self {
+            address: address.to_canonical(),
+            port,
+        }
     }
 
     /// The 16 bytes under which the address is known in maps and digests: IPv6, or IPv4-mapped IPv6.
@@ -86,7 +89,10 @@ impl Tuple {
 
     /// The same connection as the peer sees it when nothing on the path translates.
     pub fn reversed(self) -> Self {
-        Self { local: self.remote, remote: self.local }
+        Self {
+            local: self.remote,
+            remote: self.local,
+        }
     }
 
     /// Whether both ends are IPv4.
@@ -108,4 +114,7 @@ impl fmt::Debug for Tuple {
 }
 
 /// The unspecified IPv4 endpoint, for places where nothing is known yet.
-pub const UNSPECIFIED: Endpoint = Endpoint { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 0 };
+pub const UNSPECIFIED: Endpoint = Endpoint {
+    address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    port: 0,
+};

@@ -1,0 +1,67 @@
+//! The cached head-of-line frame, made fit for a new path.
+//!
+//! While a connection is parked, the datapath keeps the frame whose sequence number is SND.UNA. It is the
+//! kernel's own copy: up to 64 kB long because of segmentation offload, with a partial checksum, under the
+//! identity tuple. Sent first thing on the new path it saves the wait for a retransmission timeout; for that it
+//! gets the wire tuple, of whichever family, and is cut to what one segment may carry.
+
+use pnet::packet::MutablePacket;
+
+use crate::ip::{self, IpFields, Unreadable};
+use crate::segment::{EmitError, Flags};
+use crate::tuple::Tuple;
+
+/// Why a frame cannot be sent again.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum FrameError {
+    /// Not one TCP segment in one IP packet.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// The wire tuple is of two families, or the segment too long for any packet.
+    #[error(transparent)]
+    Emit(#[from] EmitError),
+    /// Nothing would be left of the data.
+    #[error("no payload fits into a segment on this path: send a probe instead")]
+    NoRoom,
+}
+
+/// The frame under another tuple, cut to `max_segment_payload` bytes of data and with right checksums.
+///
+/// `wire` is the sender's: `local` becomes the source. `ip_packet` may be longer than any MTU, its checksums and
+/// the length in its IP header may be wrong, and its end may be missing. Sequence and acknowledgement number,
+/// window, TCP options, PSH, traffic class and hop limit stay (also when the family changes); the flow label
+/// stays on IPv6. FIN stays only when all data before it does. IP options and extension headers go: they belong
+/// to the old path.
+///
+/// # Errors
+/// See [`FrameError`].
+pub fn rewrite_frame(
+    ip_packet: &[u8],
+    wire: Tuple,
+    max_segment_payload: usize,
+) -> Result<Vec<u8>, FrameError> {
+    let frame = ip::read_leniently(ip_packet)?;
+    let (header, payload) = (frame.tcp.header_slice(), frame.tcp.payload());
+    let kept = payload.len().min(max_segment_payload);
+    if kept == 0 && !payload.is_empty() {
+        return Err(FrameError::NoRoom);
+    }
+    let flags = Flags(header[13]);
+    let flags = match frame.whole && kept == payload.len() {
+        true => flags,
+        false => flags.without(Flags::FIN),
+    };
+    let ip = IpFields {
+        source: wire.local.address,
+        destination: wire.remote.address,
+        ..frame.fields
+    };
+    let packet = ip.packet(header.len() + kept, |tcp| {
+        tcp.packet_mut()[..header.len()].copy_from_slice(header);
+        tcp.set_source(wire.local.port);
+        tcp.set_destination(wire.remote.port);
+        tcp.set_flags(flags.0);
+        tcp.set_payload(&payload[..kept]);
+    })?;
+    Ok(packet)
+}
