@@ -1,1 +1,5 @@
-
+//! The data path of connection migration.
+#![allow(missing_docs)]
+mod skel {
+    include!(concat!(env!("OUT_DIR"), "/mobility.skel.rs"));
+}

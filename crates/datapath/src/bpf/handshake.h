@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* The resumption handshake as the data path sees it: segments with a Migrate-Request never reach the stack.
+ * Their MAC is checked here, before user space wakes; a valid Migrate-Ack commits its attempt here, so that
+ * the first segment that leaves afterwards already takes the new tuple. */
+#pragma once
+
+#include "packet.h"
+#include "siphash.h"
+
+#define TYPE_MSYN 1
+#define TYPE_MSYN_ACK 2
+#define TYPE_MIGRATE_ACK 3
+#define TYPE_LAST 6
+
+struct request_option {
+	u8 kind;
+	u8 length;
+	u8 exid[2];
+	u8 version_type;
+	u8 token[4];
+	u8 req_no[4];
+	u8 rcv_nxt[4];
+	u8 digest[2];
+	u8 mac[8];
+} __attribute__((packed));
+
+struct mac_input {
+	u8 version_type;
+	u8 flags;
+	__be16 window;
+	u8 token[4];
+	u8 req_no[4];
+	u8 other_req_no[4];
+	__be32 seq;
+	__be32 ack;
+	u8 rcv_nxt[4];
+	u8 digest[2];
+	u8 zero[2];
+} __attribute__((aligned(8)));
+
+static __always_inline u32 be32_of(const u8 bytes[4])
+{
+	return (u32)bytes[0] << 24 | (u32)bytes[1] << 16 | (u32)bytes[2] << 8 | bytes[3];
+}
+
+static __always_inline struct event *reserve(u32 kind)
+{
+	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+
+	if (!event) {
+		count(COUNTER_EVENT_LOST);
+		return NULL;
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	event->kind = kind;
+	event->time_ns = bpf_ktime_get_ns();
+	return event;
+}
+
+/* Makes an attempt the connection's wire tuple if no later one is. */
+static __always_inline int commit(const struct tuple *identity, const struct tuple *wire, const struct path *path,
+				  u32 req_no)
+{
+	struct wire_state *state = bpf_map_lookup_elem(&wires, identity);
+
+	if (!state) {
+		struct wire_state first = {};
+
+		first.req_no = req_no;
+		first.wire = *wire;
+		first.path = *path;
+		if (!bpf_map_update_elem(&wires, identity, &first, BPF_NOEXIST))
+			return 1;
+		state = bpf_map_lookup_elem(&wires, identity);
+		if (!state) {
+			count(COUNTER_MAP_FULL);
+			return 0;
+		}
+	}
+	bpf_spin_lock(&state->lock);
+	if (req_no >= state->req_no) {
+		state->req_no = req_no;
+		state->wire = *wire;
+		state->path = *path;
+	}
+	bpf_spin_unlock(&state->lock);
+	return 1;
+}
+
+static __always_inline void report_segment(u32 kind, const struct packet *p, const struct request_option *option,
+					   const struct token_entry *entry, u32 ifindex, u32 detail)
+{
+	struct event *event = reserve(kind);
+
+	if (!event)
+		return;
+	event->type = option->version_type & 15;
+	event->wire = p->tuple;
+	if (entry) {
+		event->identity = entry->identity;
+		event->candidate = entry->candidate;
+	}
+	event->token = be32_of(option->token);
+	event->req_no = be32_of(option->req_no);
+	event->rcv_nxt = be32_of(option->rcv_nxt);
+	event->seq = p->seq;
+	event->ack = p->ack;
+	event->window = bpf_ntohs(p->window);
+	event->digest = option->digest[0] << 8 | option->digest[1];
+	event->ifindex = ifindex;
+	event->detail = detail;
+	bpf_ringbuf_submit(event, 0);
+}
+
+/* A Migrate-Ack whose MAC is right. */
+static __always_inline void acknowledge(const struct packet *p, const struct request_option *option,
+					const struct token_entry *entry, u32 ifindex)
+{
+	struct arrival *arrival = bpf_map_lookup_elem(&arrivals, &p->tuple);
+
+	if (!arrival || arrival->req_no != be32_of(option->req_no) || arrival->expect_seq != p->seq ||
+	    arrival->expect_ack != p->ack ||
+	    !same_tuple(&arrival->identity, &entry->identity)) {
+		count(COUNTER_STALE_ACK);
+		return;
+	}
+	if (arrival->state == ARRIVAL_COMMITTED) {
+		report_segment(EVENT_COMMITTED, p, option, entry, ifindex, 1);
+		return;
+	}
+	if (arrival->state != ARRIVAL_ANSWERED)
+		return;
+	if (!commit(&arrival->identity, &p->tuple, &arrival->path, arrival->req_no))
+		return;
+	arrival->state = ARRIVAL_COMMITTED;
+	count(COUNTER_COMMITTED);
+	report_segment(EVENT_COMMITTED, p, option, entry, ifindex, 0);
+}
+
+/* Whether the segment carries a Migrate-Request; if so it is dealt with here and must be stolen. The option
+ * comes first in every such segment, so one short look settles the common case. */
+static __always_inline int take_request(struct __sk_buff *skb, const struct packet *p, u32 ifindex)
+{
+	struct request_option option;
+	struct token_list *list;
+	struct mac_input input;
+	u32 token, type;
+	u64 tag;
+
+	if (p->header_length < 24)
+		return 0;
+	if (bpf_skb_load_bytes(skb, p->l4 + sizeof(struct tcp_header), &option, 5))
+		return 0;
+	if (option.kind != OPTION_KIND || option.exid[0] != (OPTION_EXID >> 8) || option.exid[1] != (OPTION_EXID & 255))
+		return 0;
+	type = option.version_type & 15;
+	if (type == 0)
+		return 0;
+	count(COUNTER_STOLEN);
+	if (option.length != REQUEST_LENGTH || p->header_length < sizeof(struct tcp_header) + REQUEST_LENGTH ||
+	    (option.version_type >> 4) != OPTION_VERSION || type > TYPE_LAST ||
+	    bpf_skb_load_bytes(skb, p->l4 + sizeof(struct tcp_header), &option, sizeof(option))) {
+		count(COUNTER_MALFORMED_OPTION);
+		return 1;
+	}
+	token = be32_of(option.token);
+	list = bpf_map_lookup_elem(&tokens, &token);
+	if (!list) {
+		count(COUNTER_UNKNOWN_TOKEN);
+		if (type == TYPE_MSYN)
+			report_segment(EVENT_UNKNOWN_TOKEN, p, &option, NULL, ifindex, 0);
+		return 1;
+	}
+	__builtin_memset(&input, 0, sizeof(input));
+	input.version_type = option.version_type;
+	input.flags = p->flags & 0x3f;
+	input.window = p->window;
+	__builtin_memcpy(input.token, option.token, 4);
+	__builtin_memcpy(input.req_no, option.req_no, 4);
+	input.seq = bpf_htonl(p->seq);
+	input.ack = p->flags & TCPHDR_ACK ? bpf_htonl(p->ack) : 0;
+	__builtin_memcpy(input.rcv_nxt, option.rcv_nxt, 4);
+	__builtin_memcpy(input.digest, option.digest, 2);
+	__builtin_memcpy(&tag, option.mac, 8);
+#pragma unroll
+	for (int i = 0; i < TOKEN_ENTRIES; i++) {
+		u64 key[2];
+
+		if (i >= list->used)
+			break;
+		__builtin_memcpy(key, list->entry[i].key_in, 16);
+		if (siphash(key, (const u64 *)&input, 4, (u64)32 << 56) != tag)
+			continue;
+		if (type == TYPE_MIGRATE_ACK)
+			acknowledge(p, &option, &list->entry[i], ifindex);
+		else
+			report_segment(EVENT_SEGMENT, p, &option, &list->entry[i], ifindex, 0);
+		return 1;
+	}
+	count(COUNTER_BAD_MAC);
+	return 1;
+}

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Walks over every TCP socket of this network namespace, to bring them to what their sessions ask for, and
+ * to make listeners that are older than the agent answer offers. */
+#pragma once
+
+#include "offer.h"
+
+static __always_inline void tuple_of_sock(struct sock_common *skc, struct tuple *t)
+{
+	if (skc->skc_family == AF_INET) {
+		mapped(t->local, skc->skc_rcv_saddr);
+		mapped(t->remote, skc->skc_daddr);
+	} else {
+		bpf_probe_read_kernel(t->local, ADDRESS_BYTES, &skc->skc_v6_rcv_saddr);
+		bpf_probe_read_kernel(t->remote, ADDRESS_BYTES, &skc->skc_v6_daddr);
+	}
+	t->local_port = bpf_htons(skc->skc_num);
+	t->remote_port = skc->skc_dport;
+}
+
+/* Marks, raises and restores. Says the same twice without harm. */
+static __always_inline int reconcile_socket(struct sock_common *skc)
+{
+	struct config *c = settings();
+	struct session *session;
+	struct saved *memory;
+	struct tuple t = {};
+	struct tcp_sock *tp;
+	u32 flags, mark, value;
+
+	if (!skc || !c)
+		return 0;
+	tuple_of_sock(skc, &t);
+	session = bpf_map_lookup_elem(&sessions, &t);
+	if (!session)
+		return 0;
+	flags = session->flags;
+	tp = bpf_skc_to_tcp_sock(skc);
+	if (!tp)
+		return 0;
+	memory = bpf_sk_storage_get(&saved, (struct sock *)tp, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!memory)
+		return 0;
+	mark = tp->inet_conn.icsk_inet.sk.sk_mark;
+	if (flags & SESSION_MARK && !(mark & c->mark)) {
+		value = mark | c->mark;
+		memory->marked = 1;
+		bpf_setsockopt(tp, SOL_SOCKET, SO_MARK, &value, sizeof(value));
+	} else if (!(flags & SESSION_MARK) && mark & c->mark) {
+		value = mark & ~c->mark;
+		memory->marked = 0;
+		bpf_setsockopt(tp, SOL_SOCKET, SO_MARK, &value, sizeof(value));
+	}
+	if (flags & SESSION_RAISE) {
+		if (!memory->raised) {
+			memory->raised = 1;
+			memory->user_timeout = tp->inet_conn.icsk_user_timeout;
+			value = RAISED_TIMEOUT_MS;
+			bpf_setsockopt(tp, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof(value));
+		}
+	} else {
+		memory->suspect = 0;
+		if (memory->raised) {
+			memory->raised = 0;
+			value = memory->user_timeout;
+			bpf_setsockopt(tp, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof(value));
+		}
+	}
+	return 0;
+}
+
+static __always_inline int teach_listener(struct sock_common *skc)
+{
+	struct tcp_sock *tp;
+	u32 one = 1, flags = BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
+
+	if (!skc || skc->skc_state != BPF_TCP_LISTEN)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(skc);
+	if (!tp || tp->is_mptcp)
+		return 0;
+	bpf_setsockopt(tp, IPPROTO_TCP, TCP_SAVE_SYN, &one, sizeof(one));
+	bpf_setsockopt(tp, IPPROTO_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof(flags));
+	return 0;
+}
