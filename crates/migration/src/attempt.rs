@@ -1,0 +1,127 @@
+//! Attempts: ours (we move), the peer's (we answered), and the tuples that older ones have left behind.
+
+use std::time::Duration;
+
+use wire::{Endpoint, ReqNo, Tuple};
+
+use crate::time::Timestamp;
+
+/// An attempt of ours: MSYNs go out, no MSYN-ACK has come yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attempt {
+    /// Its number.
+    pub req_no: ReqNo,
+    /// Our endpoint.
+    pub from: Endpoint,
+    /// Where the peer may be.
+    pub(crate) candidates: Vec<Candidate>,
+    /// Index of the candidate that is tried now.
+    pub(crate) current: usize,
+    /// SND.NXT - 1 when it began.
+    pub seq: u32,
+    /// RCV.NXT when it began.
+    pub(crate) rcv_nxt: u32,
+    /// MSYNs sent so far.
+    pub tries: u32,
+    /// When the next MSYN is due.
+    pub(crate) due: Timestamp,
+    /// Jitters the timer.
+    pub(crate) random: u64,
+    /// Whether nothing was wrong with the wire tuple when it began: then it is a wish and outlives a resumption
+    /// by other means.
+    pub(crate) voluntary: bool,
+}
+
+/// One place where the peer may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) to: Endpoint,
+    /// Whether an MSYN was sent there.
+    pub(crate) tried: bool,
+    /// Whether somebody else answered there.
+    pub(crate) strange: bool,
+}
+
+impl Candidate {
+    pub(crate) fn new(to: Endpoint) -> Self {
+        Self {
+            to,
+            tried: false,
+            strange: false,
+        }
+    }
+}
+
+impl Attempt {
+    /// Where the MSYN goes now.
+    pub fn to(&self) -> Endpoint {
+        self.candidates[self.current].to
+    }
+
+    /// Whether an MSYN of this attempt went to `to`.
+    pub fn tried(&self, to: Endpoint) -> bool {
+        self.candidates
+            .iter()
+            .any(|candidate| candidate.to == to && candidate.tried)
+    }
+
+    /// Moves on to the next candidate that is not strange; false when there is none.
+    pub(crate) fn next_candidate(&mut self) -> bool {
+        let count = self.candidates.len();
+        let next = (1..=count)
+            .map(|step| (self.current + step) % count)
+            .find(|&index| !self.candidates[index].strange);
+        self.current = next.unwrap_or(self.current);
+        next.is_some()
+    }
+
+    /// Gives strange candidates another chance: a listener goes away, and a SYN-ACK may have been forged.
+    pub(crate) fn forgive(&mut self) {
+        self.candidates
+            .iter_mut()
+            .for_each(|candidate| candidate.strange = false);
+    }
+}
+
+/// The proof that an attempt of ours is committed here: what its Migrate-Ack says, and how often it was said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Mover {
+    /// Of our MSYN.
+    pub(crate) seq: u32,
+    /// Of the Migrate-Ack: the MSYN-ACK's sequence number + 1.
+    pub(crate) ack: u32,
+    pub(crate) rcv_nxt: u32,
+    /// Migrate-Acks sent.
+    pub(crate) tries: u32,
+    /// When the next is due; none once the peer was heard on the new tuple.
+    pub(crate) due: Option<Timestamp>,
+}
+
+/// An attempt of the peer that we have answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answered {
+    /// Its number.
+    pub req_no: ReqNo,
+    /// Where its MSYN came from and to.
+    pub tuple: Tuple,
+    /// Of our MSYN-ACK.
+    pub seq: u32,
+    /// Of our MSYN-ACK.
+    pub ack: u32,
+    pub(crate) rcv_nxt: u32,
+    /// How long it is kept after the last MSYN.
+    pub(crate) lifetime: Duration,
+    /// When it is forgotten.
+    pub expires: Timestamp,
+}
+
+/// A tuple that is heard though nothing is sent on it any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lingering {
+    /// The attempt that had made it the wire tuple.
+    pub req_no: ReqNo,
+    /// The tuple.
+    pub tuple: Tuple,
+    /// When it is forgotten.
+    pub until: Timestamp,
+}

@@ -1,0 +1,326 @@
+//! The machine and the state it shows.
+//!
+//! Figure 14 of the source has one state at a time. Here several regions run side by side: how far the kernel's
+//! socket is with closing, whether our own attempts are under way, which attempts of the peer are answered, and
+//! whether the peer seems silent. [`Machine::state`] names what a person wants to see first.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use wire::{ReqNo, Role, Tuple};
+
+use crate::action::Why;
+use crate::attempt::{Answered, Attempt, Lingering, Mover};
+use crate::event::TcpState;
+use crate::policy::Policy;
+use crate::time::Timestamp;
+
+/// What a connection is in the middle of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum State {
+    /// Data flows on the wire tuple.
+    Established,
+    /// As Established, after our FIN.
+    FinWait1,
+    /// As Established, after our acknowledged FIN.
+    FinWait2,
+    /// As Established, after the peer's FIN.
+    CloseWait,
+    /// As Established, after both FINs, ours first.
+    Closing,
+    /// As Established, after both FINs, the peer's first.
+    LastAck,
+    /// As Established, when only a repeated FIN of the peer needs an answer.
+    TimeWait,
+    /// The peer has been silent, and we have not moved: it may have.
+    Suspect,
+    /// An MSYN of the peer is answered; its Migrate-Ack has not come. The previous tuple goes on.
+    SynRecv,
+    /// An MSYN of ours is under way.
+    MigSent,
+    /// Nothing worked yet: wait for an MSYN, a usable address or a destination.
+    MigWait(WaitReason),
+    /// The connection has ended; retransmitted FINs and late MSYNs are still answered.
+    Closed,
+    /// Nothing is left.
+    Buried,
+}
+
+/// Why a connection is in [`State::MigWait`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum WaitReason {
+    /// This host has no usable address.
+    NoAddress,
+    /// No MSYN-ACK has come.
+    NoAnswer,
+    /// The peer has not been heard on the tuple our attempt committed.
+    Unconfirmed,
+    /// The keys are lost while the connection is parked.
+    KeysGone,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            State::MigWait(reason) => write!(f, "MigWait ({reason})"),
+            named => write!(f, "{named:?}"),
+        }
+    }
+}
+
+impl fmt::Display for WaitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WaitReason::NoAddress => "no address",
+            WaitReason::NoAnswer => "no answer",
+            WaitReason::Unconfirmed => "unconfirmed",
+            WaitReason::KeysGone => "keys gone",
+        })
+    }
+}
+
+/// How far our own attempts are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    Settled,
+    MigSent,
+    MigWait(WaitReason),
+}
+
+/// A plain RST that the datapath holds until somebody has said whose it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct HeldReset {
+    pub(crate) probe: Option<Timestamp>,
+    pub(crate) deadline: Timestamp,
+}
+
+/// What is left of a connection after its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Ending {
+    /// When map entries, addresses and ports are released; none once they are.
+    pub(crate) release: Option<Timestamp>,
+    /// When the keys are dropped; none once they are.
+    pub(crate) bury: Option<Timestamp>,
+    /// Migrate-Resets still to be sent.
+    pub(crate) resets: u32,
+    /// When the next is due; none while there is no address to send it from.
+    pub(crate) reset_due: Option<Timestamp>,
+    /// From where to where.
+    pub(crate) reset_tuple: Tuple,
+}
+
+/// What an agent that takes over a live connection knows of it, from the pinned maps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Adopted {
+    /// The number of the wire tuple.
+    pub committed: ReqNo,
+    /// The highest number stored by [`Action::StoreReqNo`](crate::Action::StoreReqNo).
+    pub highest_seen: ReqNo,
+    /// The wire tuple.
+    pub wire: Tuple,
+    /// Whether a segment of the peer was heard on it; always true when the peer was the mover.
+    pub confirmed: bool,
+    /// The highest number of which both ends are known to have it.
+    pub known: ReqNo,
+    /// The kernel's socket.
+    pub tcp_state: TcpState,
+}
+
+/// The extended TCP state machine of one connection at one end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Machine {
+    pub(crate) role: Role,
+    pub(crate) policy: Policy,
+    pub(crate) tcp: TcpState,
+    pub(crate) phase: Phase,
+    /// The number of the wire tuple: the highest committed.
+    pub(crate) committed: ReqNo,
+    pub(crate) wire: Tuple,
+    /// The proof of the wire tuple when we were the mover.
+    pub(crate) mover: Option<Mover>,
+    /// The highest number used or seen, by either end.
+    pub(crate) seen: ReqNo,
+    /// The highest number of which we know that both ends have committed it.
+    pub(crate) known: ReqNo,
+    /// The highest number of which the peer has shown that it knows this.
+    pub(crate) known_to_peer: ReqNo,
+    pub(crate) parked: bool,
+    pub(crate) suspect: bool,
+    pub(crate) raised: bool,
+    pub(crate) keys: bool,
+    /// Addresses that were lost and have not come back.
+    pub(crate) lost: Vec<IpAddr>,
+    pub(crate) attempts: Vec<Attempt>,
+    pub(crate) answered: Vec<Answered>,
+    pub(crate) lingering: Vec<Lingering>,
+    pub(crate) give_up: Option<Timestamp>,
+    pub(crate) held_reset: Option<HeldReset>,
+    pub(crate) ending: Option<Ending>,
+}
+
+impl Machine {
+    /// The machine of a connection that has never moved.
+    pub fn new(role: Role, identity: Tuple, policy: Policy) -> Self {
+        let adopted = Adopted {
+            committed: ReqNo::UNMOVED,
+            highest_seen: ReqNo::UNMOVED,
+            wire: identity,
+            confirmed: true,
+            known: ReqNo::UNMOVED,
+            tcp_state: TcpState::Established,
+        };
+        Self::adopt(role, adopted, policy, Timestamp::START)
+    }
+
+    /// The machine of a connection that another agent process has left behind.
+    ///
+    /// An attempt that was not confirmed is renewed after a while, unless the peer is heard on it.
+    pub fn adopt(role: Role, adopted: Adopted, policy: Policy, now: Timestamp) -> Self {
+        let mover = (!adopted.confirmed).then(|| Mover {
+            seq: 0,
+            ack: 0,
+            rcv_nxt: 0,
+            tries: policy.migrate_ack_tries,
+            due: Some(now + policy.msyn_rto_max),
+        });
+        Self {
+            role,
+            policy,
+            tcp: adopted.tcp_state,
+            phase: Phase::Settled,
+            committed: adopted.committed,
+            wire: adopted.wire,
+            mover,
+            seen: adopted.highest_seen.max(adopted.committed),
+            known: adopted.known,
+            known_to_peer: adopted.known,
+            parked: false,
+            suspect: false,
+            raised: false,
+            keys: true,
+            lost: Vec::new(),
+            attempts: Vec::new(),
+            answered: Vec::new(),
+            lingering: Vec::new(),
+            give_up: None,
+            held_reset: None,
+            ending: None,
+        }
+    }
+
+    /// What the connection is in the middle of.
+    pub fn state(&self) -> State {
+        match (&self.ending, self.phase) {
+            (Some(Ending { bury: None, .. }), _) => State::Buried,
+            (Some(_), _) => State::Closed,
+            (None, Phase::MigSent) => State::MigSent,
+            (None, _) if !self.answered.is_empty() => State::SynRecv,
+            (None, Phase::MigWait(reason)) => State::MigWait(reason),
+            (None, Phase::Settled) if self.suspect => State::Suspect,
+            (None, Phase::Settled) => match self.tcp {
+                TcpState::Established => State::Established,
+                TcpState::FinWait1 => State::FinWait1,
+                TcpState::FinWait2 => State::FinWait2,
+                TcpState::CloseWait => State::CloseWait,
+                TcpState::Closing => State::Closing,
+                TcpState::LastAck => State::LastAck,
+                TcpState::TimeWait => State::TimeWait,
+                TcpState::Closed => State::Closed,
+            },
+        }
+    }
+
+    /// Which end of the connection this is.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The number of the wire tuple.
+    pub fn committed(&self) -> ReqNo {
+        self.committed
+    }
+
+    /// What is on the wire now.
+    pub fn wire(&self) -> Tuple {
+        self.wire
+    }
+
+    /// The highest number used or seen by either end.
+    pub fn highest_seen(&self) -> ReqNo {
+        self.seen
+    }
+
+    /// The number whose token a segment of ours carries: both ends have committed it.
+    pub fn known(&self) -> ReqNo {
+        self.known
+    }
+
+    /// The kernel's socket.
+    pub fn tcp_state(&self) -> TcpState {
+        self.tcp
+    }
+
+    /// Whether nothing is sent on the wire tuple.
+    pub fn is_parked(&self) -> bool {
+        self.parked
+    }
+
+    /// Whether the peer is known to use the wire tuple too.
+    pub fn is_confirmed(&self) -> bool {
+        self.mover.is_none_or(|mover| mover.due.is_none())
+    }
+
+    /// Our attempts under way.
+    pub fn attempts(&self) -> &[Attempt] {
+        &self.attempts
+    }
+
+    /// The peer's attempts that are answered and not committed.
+    pub fn answered(&self) -> &[Answered] {
+        &self.answered
+    }
+
+    /// The tuples that are heard though they are not the wire tuple any more.
+    pub fn lingering(&self) -> &[Lingering] {
+        &self.lingering
+    }
+
+    /// When [`Event::TimerFired`](crate::Event::TimerFired) is due next, and what for.
+    pub fn next_alarm(&self) -> Option<(Timestamp, Why)> {
+        let attempts = self.attempts.iter().map(|attempt| (attempt.due, Why::RepeatMsyn));
+        let answers = self
+            .answered
+            .iter()
+            .map(|answered| (answered.expires, Why::AnswerExpires));
+        let lingers = self
+            .lingering
+            .iter()
+            .map(|lingering| (lingering.until, Why::LingerEnds));
+        let migrate_ack = self
+            .mover
+            .and_then(|mover| mover.due)
+            .map(|due| (due, Why::RepeatMigrateAck));
+        let wait = self.give_up.map(|at| (at, Why::WaitEnds));
+        let probe = self
+            .held_reset
+            .and_then(|held| held.probe)
+            .map(|at| (at, Why::ProbeReset));
+        let undecided = self.held_reset.map(|held| (held.deadline, Why::ResetUndecided));
+        let ending = self.ending.as_ref();
+        let reset = ending
+            .and_then(|ending| ending.reset_due)
+            .map(|at| (at, Why::RepeatMigrateReset));
+        let release = ending
+            .and_then(|ending| ending.release)
+            .map(|at| (at, Why::ReleaseDue));
+        let bury = ending
+            .and_then(|ending| ending.bury)
+            .map(|at| (at, Why::TombstoneEnds));
+        let single = [migrate_ack, wait, probe, undecided, reset, release, bury];
+        attempts
+            .chain(answers)
+            .chain(lingers)
+            .chain(single.into_iter().flatten())
+            .min_by_key(|&(at, _)| at)
+    }
+}
