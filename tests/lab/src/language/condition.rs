@@ -1,0 +1,174 @@
+//! What can be asked: of a program, of an agent, of the run.
+use super::ast::*;
+use super::diagnostic::Diagnostic;
+use super::lexer::{Pair, Sign};
+use super::units;
+use super::words::Words;
+
+/// One condition; stops before the first word that is no part of it.
+pub fn condition(words: &mut Words) -> Result<Condition, Diagnostic> {
+    if let Some(pair) = words.peek_pair().cloned() {
+        let term = run_term(&pair)?;
+        words.skip();
+        return Ok(Condition { text: text(&pair), subject: Subject::Run, terms: vec![term] });
+    }
+    let subject = words.name("a program, `HOST agent …`, or resets=, errors=, leaks=, invalid(NAPT)=, rst(HOST)=")?;
+    if words.accept("agent") {
+        return agent(subject, words);
+    }
+    let mut said = vec![subject.text.clone()];
+    let mut terms = Vec::new();
+    while let Some(term) = program_term(words, &mut said)? {
+        terms.push(term);
+    }
+    if terms.is_empty() {
+        return Err(words.refuse(
+            "done, running, connected, error=NAME, exit=N, output~\"REGEX\", sha256=same, or a comparison such as \
+             >= 20MiB, answers>=10, gap<=500ms",
+        ));
+    }
+    Ok(Condition { text: said.join(" "), subject: Subject::Program(subject), terms })
+}
+
+/// All conditions of an `expect` line.
+pub fn conditions(words: &mut Words) -> Result<Vec<Condition>, Diagnostic> {
+    let mut all = vec![condition(words)?];
+    while !words.is_empty() {
+        all.push(condition(words)?);
+    }
+    Ok(all)
+}
+
+fn text(pair: &Pair) -> String {
+    let quote = if pair.value.contains(' ') { "\"" } else { "" };
+    format!("{}{}{quote}{}{quote}", pair.key, pair.sign.text(), pair.value)
+}
+
+fn program_term(words: &mut Words, said: &mut Vec<String>) -> Result<Option<Term>, Diagnostic> {
+    for (keyword, term) in [("done", Term::Done), ("running", Term::Running), ("connected", Term::Connected)] {
+        if words.accept(keyword) {
+            said.push(keyword.to_owned());
+            return Ok(Some(term));
+        }
+    }
+    // `dl >= 20MiB` and `rr answers >= 10` with spaces around the sign.
+    let measure = match words.keyword().and_then(program_measure) {
+        Some(measure) if words.peek_second().is_some_and(|word| super::lexer::sign(&word.text).is_some()) => {
+            said.push(words.text("a measure")?.text);
+            Some(measure)
+        }
+        _ => None,
+    };
+    if let Some(sign) = words.lone_sign() {
+        let measure = measure.unwrap_or(Measure::Bytes);
+        let place = words.place();
+        let word = words.text("a value")?;
+        said.push(sign.text().to_owned());
+        said.push(word.text.clone());
+        return compare(measure, sign, &word.text, place).map(Some);
+    }
+    let Some(pair) = words.peek_pair().cloned() else { return Ok(None) };
+    let Some(term) = program_pair(&pair)? else { return Ok(None) };
+    said.push(text(&pair));
+    words.skip();
+    Ok(Some(term))
+}
+
+fn program_measure(word: &str) -> Option<Measure> {
+    match word {
+        "bytes" => Some(Measure::Bytes),
+        "answers" => Some(Measure::Answers),
+        "gap" => Some(Measure::Gap),
+        "connections" => Some(Measure::Connections),
+        "reconnects" => Some(Measure::Reconnects),
+        "elapsed" => Some(Measure::Elapsed),
+        _ => None,
+    }
+}
+
+fn program_pair(pair: &Pair) -> Result<Option<Term>, Diagnostic> {
+    let wrong = |expected: &str| {
+        Diagnostic::new(pair.value_place, format!("`{}` is not a value for {}", pair.value, pair.key))
+            .expecting(expected)
+    };
+    let term = match (pair.key.as_str(), pair.sign) {
+        ("error", Sign::Equal) => Term::Error(pair.value.split('|').map(str::to_uppercase).collect()),
+        ("exit", Sign::Equal) => Term::Exit(pair.value.parse().map_err(|_| wrong("an exit code"))?),
+        ("output", Sign::Matches) => {
+            regex::Regex::new(&pair.value).map_err(|_| wrong("a regular expression"))?;
+            Term::Output(pair.value.clone())
+        }
+        ("sha256", Sign::Equal) if pair.value == "same" => Term::Same,
+        ("sha256", Sign::Equal) if pair.value.len() == 64 && pair.value.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            Term::Digest(pair.value.to_lowercase())
+        }
+        ("sha256", _) => return Err(wrong("`same` or 64 hexadecimal digits")),
+        (key, sign) => match program_measure(key) {
+            Some(measure) => return compare(measure, sign, &pair.value, pair.value_place).map(Some),
+            None => return Ok(None),
+        },
+    };
+    Ok(Some(term))
+}
+
+fn compare(measure: Measure, sign: Sign, text: &str, place: super::Place) -> Result<Term, Diagnostic> {
+    let (value, expected) = match measure {
+        Measure::Bytes => (units::size(text).map(|size| size as f64), "a size such as 20MiB"),
+        Measure::Gap | Measure::Elapsed => {
+            (units::duration(text).map(|duration| duration.as_secs_f64()), "a duration such as 500ms")
+        }
+        _ => (units::whole(text).map(|number| number as f64), "a whole number"),
+    };
+    let value = value.filter(|_| sign != Sign::Matches);
+    let mistake = || Diagnostic::new(place, format!("`{text}` cannot be compared here")).expecting(expected);
+    Ok(Term::Compare { measure, sign, value: value.ok_or_else(mistake)? })
+}
+
+/// `HOST agent is Established [path=lte]`, `HOST agent connections state=Established count=3`,
+/// `HOST agent pairs count=1`, `HOST agent status KEY=VALUE`.
+fn agent(host: Name, words: &mut Words) -> Result<Condition, Diagnostic> {
+    let mut said = vec![host.text.clone(), "agent".to_owned()];
+    let mut terms = Vec::new();
+    let list = if words.accept("is") {
+        let state = words.name("the state of its connections, such as Established")?;
+        said.extend(["is".to_owned(), state.text.clone()]);
+        terms.push(Term::Field { key: "state".to_owned(), sign: Sign::Equal, value: state.text });
+        AgentList::Connections
+    } else {
+        let list = match words.keyword() {
+            Some("connections") => AgentList::Connections,
+            Some("pairs") => AgentList::Pairs,
+            Some("status") => AgentList::Status,
+            _ => return Err(words.refuse("`is STATE`, `connections`, `pairs` or `status`")),
+        };
+        said.push(words.text("a list")?.text);
+        list
+    };
+    while let Some(pair) = words.peek_pair().filter(|pair| pair.key != "limit").cloned() {
+        said.push(text(&pair));
+        terms.push(match pair.key.as_str() {
+            "count" => compare(Measure::Count, pair.sign, &pair.value, pair.value_place)?,
+            _ => Term::Field { key: pair.key, sign: pair.sign, value: pair.value },
+        });
+        words.skip();
+    }
+    Ok(Condition { text: said.join(" "), subject: Subject::Agent { host, list }, terms })
+}
+
+fn run_term(pair: &Pair) -> Result<Term, Diagnostic> {
+    let measure = match pair.key.as_str() {
+        "resets" => Measure::Resets,
+        "errors" => Measure::Errors,
+        "leaks" => Measure::Leaks,
+        key => match key.strip_suffix(')').and_then(|key| key.split_once('(')) {
+            Some(("invalid", name)) => Measure::Invalid(Name { text: name.to_owned(), place: pair.value_place }),
+            Some(("rst", name)) => Measure::Rst(Name { text: name.to_owned(), place: pair.value_place }),
+            _ => {
+                let place = super::Place { column: pair.value_place.column.saturating_sub(key.chars().count() + 1).max(1), width: key.chars().count(), ..pair.value_place };
+                return Err(Diagnostic::new(place, format!("`{key}` is nothing the run counts"))
+                    .expecting("resets=, errors=, leaks=, invalid(NAPT)= or rst(HOST)="));
+            }
+        },
+    };
+    compare(measure, pair.sign, &pair.value, pair.value_place)
+}
