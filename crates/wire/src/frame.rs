@@ -7,8 +7,9 @@
 
 use pnet::packet::MutablePacket;
 
+use crate::flags::Flags;
 use crate::ip::{self, IpFields, Unreadable};
-use crate::segment::{EmitError, Flags};
+use crate::segment::EmitError;
 use crate::tuple::Tuple;
 
 /// Why a frame cannot be sent again.

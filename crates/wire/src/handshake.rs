@@ -10,10 +10,11 @@
 //! constructor unsigned: [`Segment::sign`] is the last step before [`Segment::emit`].
 
 use crate::digest::digest;
+use crate::flags::Flags;
 use crate::mac::Mac;
 use crate::reqno::ReqNo;
 use crate::request::{Request, RequestType};
-use crate::segment::{Flags, Segment};
+use crate::segment::Segment;
 use crate::token::Token;
 use crate::tuple::Tuple;
 
@@ -68,7 +69,7 @@ impl Segment {
         Self::request(tuple, RequestType::Query, standing, ack)
     }
 
-    /// "No, the connection lives": the answer to a query; a Migrate-Reset is the other answer.
+    /// The answer to a query of a connection that lives; that of a dead one is a Migrate-Reset.
     pub fn answer(tuple: Tuple, standing: Standing, ack: u32) -> Self {
         Self::request(tuple, RequestType::Answer, standing, ack)
     }

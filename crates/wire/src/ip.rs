@@ -116,8 +116,11 @@ pub(crate) fn read(packet: &[u8], checksums: bool) -> Result<Captured<'_>, Unrea
             return Err(Unreadable::TcpChecksum { expected, got });
         }
     }
-    let whole = true;
-    Ok(Captured { fields, tcp, whole })
+    Ok(Captured {
+        fields,
+        tcp,
+        whole: true,
+    })
 }
 
 /// Reads a packet as the kernel holds it before it is sent: the length in the IP header may be zero or stale,

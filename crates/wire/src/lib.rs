@@ -17,6 +17,7 @@
 //! the bytes. The BPF programs write and read the same layouts; `tests/vectors.rs` holds the table that both
 //! halves are compared with.
 pub mod digest;
+pub mod flags;
 pub mod frame;
 pub mod handshake;
 mod ip;
@@ -31,6 +32,7 @@ pub mod token;
 pub mod tuple;
 
 pub use digest::{Digest, digest};
+pub use flags::Flags;
 pub use frame::{FrameError, rewrite_frame};
 pub use handshake::{Standing, SynOptions};
 pub use ip::Unreadable;
@@ -40,6 +42,6 @@ pub use option::{MigrateOption, OptionError, OptionRef, Options};
 pub use permit::Permit;
 pub use reqno::{ReqNo, ReqNoError};
 pub use request::{Request, RequestType};
-pub use segment::{Checksums, EmitError, Flags, Segment, SegmentError};
+pub use segment::{Checksums, EmitError, Segment, SegmentError};
 pub use token::Token;
 pub use tuple::{Endpoint, Tuple};

@@ -13,9 +13,10 @@ use siphasher::sip::SipHasher24;
 use subtle::ConstantTimeEq;
 
 use crate::digest::Digest;
+use crate::flags::Flags;
 use crate::keys::MacKey;
 use crate::reqno::ReqNo;
-use crate::segment::{Flags, Segment};
+use crate::segment::Segment;
 use crate::token::Token;
 
 /// SipHash-2-4 of a [`MacInput`], written as a little-endian 64-bit number. Compares in constant time.

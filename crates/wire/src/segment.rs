@@ -6,12 +6,10 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::ops::{BitAnd, BitOr};
 
-use pnet::packet::tcp::{
-    MutableTcpPacket, TcpFlags, TcpOption, TcpOptionNumber, TcpOptionNumbers, TcpOptionPacket,
-};
+use pnet::packet::tcp::{MutableTcpPacket, TcpOption, TcpOptionNumber, TcpOptionNumbers, TcpOptionPacket};
 
+use crate::flags::Flags;
 use crate::ip::{self, IpFields, Unreadable};
 use crate::option::{KIND, MAX_AREA, MigrateOption, OptionError, OptionRef, Options};
 use crate::permit::Permit;
@@ -23,83 +21,6 @@ pub const HOP_LIMIT: u8 = 64;
 
 /// The fixed part of a TCP header, in bytes.
 const TCP_HEADER_LEN: usize = 20;
-
-/// The flags byte of a TCP header.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Flags(pub u8);
-
-impl Flags {
-    /// No more data from the sender.
-    pub const FIN: Flags = Flags(TcpFlags::FIN);
-    /// Synchronise sequence numbers.
-    pub const SYN: Flags = Flags(TcpFlags::SYN);
-    /// The connection is gone.
-    pub const RST: Flags = Flags(TcpFlags::RST);
-    /// Hand the data to the application.
-    pub const PSH: Flags = Flags(TcpFlags::PSH);
-    /// The acknowledgement number counts.
-    pub const ACK: Flags = Flags(TcpFlags::ACK);
-    /// The urgent pointer counts.
-    pub const URG: Flags = Flags(TcpFlags::URG);
-    /// ECN echo.
-    pub const ECE: Flags = Flags(TcpFlags::ECE);
-    /// Congestion window reduced.
-    pub const CWR: Flags = Flags(TcpFlags::CWR);
-    /// The six flags of RFC 793: all but those of ECN.
-    pub const CLASSIC: Flags = Flags(0x3f);
-
-    /// Whether all flags of `other` are set.
-    pub fn contains(self, other: Flags) -> bool {
-        self & other == other
-    }
-
-    /// These flags without those of `other`.
-    pub fn without(self, other: Flags) -> Flags {
-        Flags(self.0 & !other.0)
-    }
-}
-
-impl BitOr for Flags {
-    type Output = Flags;
-    fn bitor(self, other: Flags) -> Flags {
-        Flags(self.0 | other.0)
-    }
-}
-
-impl BitAnd for Flags {
-    type Output = Flags;
-    fn bitand(self, other: Flags) -> Flags {
-        Flags(self.0 & other.0)
-    }
-}
-
-impl fmt::Display for Flags {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const LETTERS: [(Flags, &str); 8] = [
-            (Flags::FIN, "F"),
-            (Flags::SYN, "S"),
-            (Flags::RST, "R"),
-            (Flags::PSH, "P"),
-            (Flags::ACK, "."),
-            (Flags::URG, "U"),
-            (Flags::ECE, "E"),
-            (Flags::CWR, "W"),
-        ];
-        if self.0 == 0 {
-            return f.write_str("none");
-        }
-        LETTERS
-            .iter()
-            .filter(|(flag, _)| self.contains(*flag))
-            .try_for_each(|(_, letter)| f.write_str(letter))
-    }
-}
-
-impl fmt::Debug for Flags {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Flags[{self}]")
-    }
-}
 
 /// Whether checksums are verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -262,14 +183,15 @@ impl Segment {
 
     /// Writes the IP packet: right checksums, DF set on IPv4, no flow label on IPv6.
     ///
-    /// Options follow in a fixed order: Migrate-Request, window scale, SACK-permitted, MSS, timestamps (after
-    /// two NOPs, as Linux' fast path expects), Migrate-Permit, NOPs up to a multiple of four.
+    /// Options follow in a fixed order: Migrate-Request, window scale, SACK-permitted, MSS, Migrate-Permit,
+    /// timestamps, with NOPs so that the timestamps are aligned (which Linux' fast path expects) and the area
+    /// ends at a multiple of four. What [`Segment::parse`] has read never needs more room than it had.
     ///
     /// # Errors
     /// See [`EmitError`].
     pub fn emit(&self) -> Result<Vec<u8>, EmitError> {
         let options = self.options();
-        let options_len: usize = options.iter().map(TcpOptionPacket::packet_size).sum();
+        let options_len = length(&options);
         if options_len > MAX_AREA {
             return Err(EmitError::Options { got: options_len });
         }
@@ -297,23 +219,22 @@ impl Segment {
         )
     }
 
-    /// The options in the order of [`Segment::emit`], padded to a multiple of four bytes.
+    /// The options in the order of [`Segment::emit`], padding included.
     fn options(&self) -> Vec<TcpOption> {
         let mut options = Vec::new();
         options.extend(self.migrate.map(|request| ours(&request.to_bytes())));
         options.extend(self.window_scale.map(TcpOption::wscale));
         options.extend(self.sack_permitted.then(TcpOption::sack_perm));
         options.extend(self.mss.map(TcpOption::mss));
-        if let Some((value, echo)) = self.timestamps {
-            options.extend([
-                TcpOption::nop(),
-                TcpOption::nop(),
-                TcpOption::timestamp(value, echo),
-            ]);
-        }
         options.extend(self.permit.map(|permit| ours(&permit.to_bytes())));
-        let len: usize = options.iter().map(TcpOptionPacket::packet_size).sum();
-        options.extend((len..len.next_multiple_of(4)).map(|_| TcpOption::nop()));
+        // Kind and length byte of the timestamps come right before a multiple of four.
+        let timestamps = self
+            .timestamps
+            .map(|(value, echo)| TcpOption::timestamp(value, echo));
+        let tail = timestamps.iter().map(TcpOptionPacket::packet_size).sum::<usize>();
+        let end = length(&options) + tail;
+        options.extend((end..end.next_multiple_of(4)).map(|_| TcpOption::nop()));
+        options.extend(timestamps);
         options
     }
 
@@ -330,6 +251,11 @@ fn fixed<const N: usize>(option: OptionRef<'_>) -> Result<[u8; N], OptionError> 
         got: option.bytes().len(),
     };
     option.data().try_into().map_err(|_| wrong)
+}
+
+/// What options need, in bytes.
+fn length(options: &[TcpOption]) -> usize {
+    options.iter().map(TcpOptionPacket::packet_size).sum()
 }
 
 fn set_once<T>(slot: &mut Option<T>, value: T) -> Result<(), OptionError> {
@@ -365,9 +291,9 @@ impl fmt::Display for Segment {
             self.window_scale.map(|shift| format!("wscale {shift}")),
             self.sack_permitted.then(|| "sackOK".to_owned()),
             self.mss.map(|mss| format!("mss {mss}")),
+            self.permit.map(|permit| permit.to_string()),
             self.timestamps
                 .map(|(value, echo)| format!("TS val {value} ecr {echo}")),
-            self.permit.map(|permit| permit.to_string()),
         ]
         .into_iter()
         .flatten()
