@@ -12,7 +12,7 @@ struct {
 	__type(key, u32);
 	__type(value, struct config);
 	PINNED;
-} config SEC(".maps");
+} agent_config SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -150,5 +150,5 @@ static __always_inline struct config *settings(void)
 {
 	u32 zero = 0;
 
-	return bpf_map_lookup_elem(&config, &zero);
+	return bpf_map_lookup_elem(&agent_config, &zero);
 }

@@ -21,18 +21,9 @@
 #include "walk.h"
 #include "translate.h"
 
-/* For the Rust bindings: a type is generated for what a variable uses. */
-struct event unused_event SEC(".data.types");
-struct connection unused_connection SEC(".data.types");
-struct session unused_session SEC(".data.types");
-struct token_list unused_token_list SEC(".data.types");
-struct arrival unused_arrival SEC(".data.types");
-struct source unused_source SEC(".data.types");
-struct heads unused_heads SEC(".data.types");
-struct config unused_config SEC(".data.types");
-struct peer_key unused_peer_key SEC(".data.types");
-struct prefix_key unused_prefix_key SEC(".data.types");
-struct request unused_request SEC(".data.types");
+/* For the Rust bindings: types are generated for maps and variables, and these stand in no map. */
+struct event unused_event;
+struct request unused_request;
 
 SEC("sockops")
 int offer(struct bpf_sock_ops *skops)

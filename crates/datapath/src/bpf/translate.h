@@ -113,8 +113,14 @@ static __always_inline int send_out(struct __sk_buff *skb, struct packet *p)
 /* Egress of the parking device. */
 static __always_inline int from_parking(struct __sk_buff *skb)
 {
+	struct config *c = settings();
 	struct packet p = {};
 
+	/* What the agent hands to the local stack. */
+	if (c && skb->mark & c->agent_mark) {
+		skb->mark = c->mark;
+		return bpf_redirect(c->parking_ifindex, BPF_F_INGRESS);
+	}
 	if (!read_l3(skb, ETH_HLEN, 1, &p) || p.protocol != IPPROTO_TCP || !read_tcp(skb, 1, &p))
 		return TC_ACT_SHOT;
 	return send_out(skb, &p);

@@ -1,0 +1,69 @@
+//! Programs on devices. They stay when the agent goes, and are replaced in one step when it comes back.
+
+use std::os::fd::BorrowedFd;
+
+use libbpf_rs::{TC_EGRESS, TC_INGRESS, TcAttachPoint, TcHook, TcHookBuilder};
+
+use crate::interface::DatapathError;
+use crate::kernel::KernelDatapath;
+
+/// Our filters' priority and handle; what others attach stays beside them.
+const PRIORITY: u32 = 0x4d49;
+const HANDLE: u32 = 1;
+
+/// What kind of header stands before the IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// 14 bytes of Ethernet.
+    Ethernet,
+    /// None: tunnels, point-to-point devices.
+    Raw,
+}
+
+impl KernelDatapath {
+    /// Attaches to a device over which peers are reached, or puts this agent's programs in the place of an
+    /// earlier one's.
+    pub fn attach_device(&self, ifindex: u32, link: Link) -> Result<(), DatapathError> {
+        let programs = self.program_fds();
+        let (ingress, egress) = match link {
+            Link::Ethernet => (programs.ingress_ethernet, programs.egress_ethernet),
+            Link::Raw => (programs.ingress_raw, programs.egress_raw),
+        };
+        attach(ingress, ifindex, TC_INGRESS)?;
+        attach(egress, ifindex, TC_EGRESS)
+    }
+
+    /// Attaches to the parking device.
+    pub fn attach_parking(&self, ifindex: u32) -> Result<(), DatapathError> {
+        attach(self.program_fds().parking_egress, ifindex, TC_EGRESS)
+    }
+
+    /// Takes our programs off a device. What others attached stays.
+    pub fn detach_device(&self, ifindex: u32) {
+        let programs = self.program_fds();
+        for point in [TC_INGRESS, TC_EGRESS] {
+            let mut hook = hook(programs.ingress_ethernet, ifindex, point);
+            let _ = hook.detach();
+        }
+    }
+}
+
+fn hook(program: BorrowedFd<'_>, ifindex: u32, point: TcAttachPoint) -> TcHook {
+    TcHookBuilder::new(program)
+        .ifindex(ifindex as i32)
+        .replace(true)
+        .handle(HANDLE)
+        .priority(PRIORITY)
+        .hook(point)
+}
+
+fn attach(program: BorrowedFd<'_>, ifindex: u32, point: TcAttachPoint) -> Result<(), DatapathError> {
+    let mut hook = hook(program, ifindex, point);
+    let refused = |error: libbpf_rs::Error| DatapathError::Kernel {
+        what: format!("cannot attach to device {ifindex}"),
+        error: format!("{error:#}"),
+    };
+    hook.create().map_err(refused)?;
+    hook.attach().map_err(refused)?;
+    Ok(())
+}

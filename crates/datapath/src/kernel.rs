@@ -1,0 +1,622 @@
+//! The data path in the kernel: loading or adopting it, and its maps.
+//!
+//! Every map and the program on the cgroup are pinned below [`Options::pin_dir`]; the programs on devices stay
+//! by themselves. A second [`KernelDatapath::open`] with the same directory finds all of it, puts its own
+//! programs in the place of the old ones without a gap, and reads what is there.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::mem::MaybeUninit;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::{Path as FilePath, PathBuf};
+use std::rc::Rc;
+
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, ProgramInput, RingBuffer, RingBufferBuilder};
+use wire::keys::MacKey;
+use wire::reqno::ReqNo;
+use wire::token::Token;
+use wire::tuple::{Endpoint, Tuple, address_bytes};
+
+use crate::event::Event;
+use crate::interface::{Datapath, DatapathError};
+use crate::send::{Injector, Sender};
+use crate::skeleton::{MobilitySkel, MobilitySkelBuilder, Plain, types as raw};
+use crate::types::{
+    Arrival, Connection, Heads, Path, Session, Source, TcpState, WireState, tuple_from_raw, tuple_to_raw,
+};
+
+/// How the data path is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A directory on a BPF file system; made if missing.
+    pub pin_dir: PathBuf,
+    /// The cgroup (version 2) whose sockets take part.
+    pub cgroup: PathBuf,
+    /// Bit that marks segments for the parking device.
+    pub mark: u32,
+    /// Bit that marks the agent's own segments.
+    pub agent_mark: u32,
+    /// Index of the parking device.
+    pub parking_ifindex: u32,
+    /// Its hardware address.
+    pub parking_mac: [u8; 6],
+    /// Where peers find this host's agent.
+    pub agent_port: u16,
+    /// Offer migration to destinations that no prefix names.
+    pub offer_all: bool,
+    /// Prefixes to offer to (true) or not (false); the longest match counts.
+    pub offer: Vec<(IpAddr, u8, bool)>,
+    /// How long after the agent's last sign of life resets are still held.
+    pub heartbeat_limit: std::time::Duration,
+}
+
+/// Why the data path could not be set up. The messages say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The pin directory is unusable.
+    #[error("cannot use {path} for pinned maps: {error}; it must lie on a BPF file system (mount -t bpf bpf /sys/fs/bpf)")]
+    PinDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        error: String,
+    },
+    /// The programs were refused.
+    #[error("cannot load the BPF programs: {error}; run as root or grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (see \"host-agent doctor\")")]
+    Load {
+        /// The cause.
+        error: String,
+    },
+    /// The cgroup is unusable.
+    #[error("cannot use cgroup {path}: {error}; it must be a directory of the cgroup version 2 hierarchy")]
+    Cgroup {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        error: String,
+    },
+    /// Something else the kernel refused.
+    #[error("{what}: {error}")]
+    Kernel {
+        /// What was tried.
+        what: &'static str,
+        /// The cause.
+        error: String,
+    },
+}
+
+/// The data path in the kernel of this network namespace.
+pub struct KernelDatapath {
+    pub(crate) skeleton: MobilitySkel<'static>,
+    events: RingBuffer<'static>,
+    event_queue: Rc<RefCell<VecDeque<Event>>>,
+    opened: RingBuffer<'static>,
+    opened_queue: Rc<RefCell<VecDeque<Tuple>>>,
+    config: raw::config,
+    sender: Sender,
+    injector: Injector,
+    sockops: Link,
+    adopted: bool,
+}
+
+impl KernelDatapath {
+    /// Loads the programs, adopting the maps that an earlier agent pinned.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is left attached then that was not before.
+    pub fn open(options: &Options) -> Result<Self, OpenError> {
+        let pin_error = |error: String| OpenError::PinDirectory { path: options.pin_dir.clone(), error };
+        std::fs::create_dir_all(&options.pin_dir).map_err(|error| pin_error(error.to_string()))?;
+        if !on_bpf_fs(&options.pin_dir) {
+            return Err(pin_error("not on a BPF file system".into()));
+        }
+        let link_path = options.pin_dir.join("offer_link");
+        let adopted = link_path.exists();
+        let load = |error: libbpf_rs::Error| OpenError::Load { error: format!("{error:#}") };
+
+        let mut builder = MobilitySkelBuilder::default();
+        builder.obj_builder.pin_root_path(&options.pin_dir).map_err(load)?;
+        // The skeleton borrows the object for as long as the process lives.
+        let object = Box::leak(Box::new(MaybeUninit::uninit()));
+        let open = builder.open(object).map_err(load)?;
+        let skeleton = open.load().map_err(load)?;
+
+        let config = raw::config {
+            netns_cookie: netns_cookie().map_err(|error| kernel("cannot identify the network namespace", error))?,
+            heartbeat_ns: monotonic_ns(),
+            heartbeat_limit_ns: options.heartbeat_limit.as_nanos() as u64,
+            mark: options.mark,
+            agent_mark: options.agent_mark,
+            parking_ifindex: options.parking_ifindex,
+            offer_all: u32::from(options.offer_all),
+            sessions: 0,
+            moved: 0,
+            agent_port: options.agent_port,
+            parking_mac: options.parking_mac,
+        };
+        write_offers(&skeleton, options)?;
+
+        let event_queue = Rc::new(RefCell::new(VecDeque::new()));
+        let opened_queue = Rc::new(RefCell::new(VecDeque::new()));
+        let queue = Rc::clone(&event_queue);
+        let events = ring(&skeleton.maps.events, move |bytes| {
+            queue.borrow_mut().extend(Event::from_bytes(bytes));
+        })?;
+        let queue = Rc::clone(&opened_queue);
+        let opened = ring(&skeleton.maps.opened, move |bytes| {
+            queue.borrow_mut().extend(raw::tuple::from_bytes(bytes).map(|tuple| tuple_from_raw(&tuple)));
+        })?;
+
+        let cgroup_error =
+            |error: String| OpenError::Cgroup { path: options.cgroup.clone(), error };
+        let cgroup = std::fs::File::open(&options.cgroup).map_err(|error| cgroup_error(error.to_string()))?;
+        let mut datapath = Self {
+            sender: Sender::new(options.agent_mark).map_err(|error| kernel("cannot open raw sockets", error))?,
+            injector: Injector::new(options.parking_ifindex, options.parking_mac, options.agent_mark)
+                .map_err(|error| kernel("cannot open a packet socket on the parking device", error))?,
+            sockops: {
+                // The configuration stands before the first program runs.
+                update(&skeleton.maps.agent_config, "agent_config", &0u32.to_ne_bytes(), &config)
+                    .map_err(|error| kernel("cannot write the configuration", error))?;
+                attach_offer(&skeleton, &link_path, cgroup.as_raw_fd()).map_err(|error| cgroup_error(format!("{error:#}")))?
+            },
+            skeleton,
+            events,
+            event_queue,
+            opened,
+            opened_queue,
+            config,
+            adopted,
+        };
+        let load = (datapath.sessions().len() as u32, datapath.skeleton.maps.wires.keys().count() as u32);
+        datapath.set_load(load.0, load.1).map_err(|error| kernel("cannot write the configuration", error))?;
+        datapath.teach_listeners().map_err(|error| kernel("cannot walk the listeners", error))?;
+        Ok(datapath)
+    }
+
+    /// Whether an earlier agent's maps were found.
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// Readable when [`Datapath::events`] has something to say.
+    pub fn event_fd(&self) -> RawFd {
+        self.events.epoll_fd()
+    }
+
+    /// The path of the pinned link, for the record.
+    pub fn offer_link(&self) -> Option<PathBuf> {
+        self.sockops.pin_path()
+    }
+
+    /// Makes listeners that are older than this data path answer offers.
+    pub fn teach_listeners(&mut self) -> Result<(), libbpf_rs::Error> {
+        walk(&self.skeleton.progs.listeners.attach()?)
+    }
+
+    /// Changes to whom migration is offered.
+    pub fn set_offer(&mut self, options: &Options) -> Result<(), OpenError> {
+        self.config.offer_all = u32::from(options.offer_all);
+        write_offers(&self.skeleton, options)?;
+        self.write_config().map_err(|error| kernel("cannot write the configuration", error))
+    }
+
+    /// Runs the data path's SipHash over a 32 byte message, so that it can be compared with the wire crate's.
+    pub fn mac(&self, key: &MacKey, message: [u8; 32]) -> Result<u64, DatapathError> {
+        let mut request = raw::request::zeroed();
+        request.kind = 3;
+        request.key = *key.as_bytes();
+        request.message = message;
+        Ok(self.ask(request)?.mac)
+    }
+
+    /// Runs the data path's digest of an endpoint, so that it can be compared with the wire crate's.
+    pub fn digest(&self, endpoint: Endpoint, seq: u32) -> Result<u16, DatapathError> {
+        let mut request = raw::request::zeroed();
+        request.kind = 4;
+        request.identity.local = endpoint.address_bytes();
+        request.identity.local_port = endpoint.port.to_be();
+        request.req_no = seq;
+        Ok(self.ask(request)?.mac as u16)
+    }
+
+    /// Runs a packet through the ingress program of Ethernet devices; returns its verdict. For tests.
+    pub fn run_ingress(&self, frame: &[u8]) -> Result<u32, DatapathError> {
+        let mut out = vec![0u8; frame.len() + 64];
+        let input = ProgramInput { data_in: Some(frame), data_out: Some(&mut out), ..Default::default() };
+        let output = self.skeleton.progs.ingress_ethernet.test_run(input).map_err(|error| refused("test run", error))?;
+        Ok(output.return_value)
+    }
+
+    fn ask(&self, request: raw::request) -> Result<raw::request, DatapathError> {
+        const ETHERNET: usize = 14;
+        let mut packet = vec![0u8; ETHERNET + size_of::<raw::request>()];
+        // The kernel wants a frame that it could route: say IPv4.
+        packet[12] = 8;
+        packet[ETHERNET..].copy_from_slice(request.bytes());
+        let mut out = vec![0u8; packet.len()];
+        let input = ProgramInput { data_in: Some(&packet), data_out: Some(&mut out), ..Default::default() };
+        self.skeleton.progs.ask.test_run(input).map_err(|error| refused("cannot ask the data path", error))?;
+        raw::request::from_bytes(&out[ETHERNET..])
+            .ok_or_else(|| refused("cannot ask the data path", "short answer".to_string()))
+    }
+
+    fn write_config(&self) -> Result<(), DatapathError> {
+        update(&self.skeleton.maps.agent_config, "agent_config", &0u32.to_ne_bytes(), &self.config)
+    }
+}
+
+impl Datapath for KernelDatapath {
+    fn events(&mut self) -> Vec<Event> {
+        if let Err(error) = self.events.consume() {
+            tracing::warn!(%error, "cannot read the event ring");
+        }
+        self.event_queue.borrow_mut().drain(..).collect()
+    }
+
+    fn opened(&mut self) -> Vec<Tuple> {
+        if let Err(error) = self.opened.consume() {
+            tracing::warn!(%error, "cannot read the ring of new connections");
+        }
+        self.opened_queue.borrow_mut().drain(..).collect()
+    }
+
+    fn connection(&self, identity: &Tuple) -> Option<Connection> {
+        find::<raw::connection>(&self.skeleton.maps.connections, tuple_to_raw(identity).bytes())
+            .map(|connection| (&connection).into())
+    }
+
+    fn connections(&self) -> Vec<(Tuple, Connection)> {
+        all::<raw::tuple, raw::connection>(&self.skeleton.maps.connections)
+            .map(|(tuple, connection)| (tuple_from_raw(&tuple), (&connection).into()))
+            .collect()
+    }
+
+    fn forget_peer(&mut self, address: IpAddr, agent_port: u16) {
+        let key = raw::peer_key { address: address_bytes(address), agent_port: u32::from(agent_port) };
+        remove(&self.skeleton.maps.peers, key.bytes());
+    }
+
+    fn put_session(&mut self, identity: &Tuple, session: &Session) -> Result<(), DatapathError> {
+        update(&self.skeleton.maps.sessions, "sessions", tuple_to_raw(identity).bytes(), &raw::session::from(session))
+    }
+
+    fn sessions(&self) -> Vec<(Tuple, Session)> {
+        all::<raw::tuple, raw::session>(&self.skeleton.maps.sessions)
+            .map(|(tuple, session)| (tuple_from_raw(&tuple), (&session).into()))
+            .collect()
+    }
+
+    fn remove_session(&mut self, identity: &Tuple) {
+        remove(&self.skeleton.maps.sessions, tuple_to_raw(identity).bytes());
+    }
+
+    fn put_token(
+        &mut self,
+        token: Token,
+        identity: &Tuple,
+        key_in: &MacKey,
+        candidate: u32,
+    ) -> Result<(), DatapathError> {
+        let key = token.0.to_ne_bytes();
+        let mut list = find::<raw::token_list>(&self.skeleton.maps.tokens, &key).unwrap_or_else(Plain::zeroed);
+        let entry = raw::token_entry { identity: tuple_to_raw(identity), key_in: *key_in.as_bytes(), candidate };
+        let used = list.used as usize;
+        let same = list.entry[..used]
+            .iter()
+            .position(|old| old.identity.bytes() == entry.identity.bytes() && old.key_in == entry.key_in);
+        match same {
+            Some(index) => list.entry[index] = entry,
+            None if used < list.entry.len() => {
+                list.entry[used] = entry;
+                list.used += 1;
+            }
+            None => return Err(DatapathError::MapFull { map: "tokens" }),
+        }
+        update(&self.skeleton.maps.tokens, "tokens", &key, &list)
+    }
+
+    fn remove_token(&mut self, token: Token, identity: &Tuple) {
+        let key = token.0.to_ne_bytes();
+        let Some(mut list) = find::<raw::token_list>(&self.skeleton.maps.tokens, &key) else { return };
+        let identity = tuple_to_raw(identity);
+        let kept: Vec<_> = list.entry[..list.used as usize]
+            .iter()
+            .filter(|entry| entry.identity.bytes() != identity.bytes())
+            .copied()
+            .collect();
+        if kept.is_empty() {
+            remove(&self.skeleton.maps.tokens, &key);
+            return;
+        }
+        list.used = kept.len() as u32;
+        list.entry[..kept.len()].copy_from_slice(&kept);
+        if let Err(error) = update(&self.skeleton.maps.tokens, "tokens", &key, &list) {
+            tracing::warn!(%error, "cannot shorten a token's list");
+        }
+    }
+
+    fn put_arrival(&mut self, wire: &Tuple, arrival: &Arrival) -> Result<(), DatapathError> {
+        update(&self.skeleton.maps.arrivals, "arrivals", tuple_to_raw(wire).bytes(), &raw::arrival::from(arrival))
+    }
+
+    fn arrival(&self, wire: &Tuple) -> Option<Arrival> {
+        find::<raw::arrival>(&self.skeleton.maps.arrivals, tuple_to_raw(wire).bytes()).map(|arrival| (&arrival).into())
+    }
+
+    fn arrivals(&self) -> Vec<(Tuple, Arrival)> {
+        all::<raw::tuple, raw::arrival>(&self.skeleton.maps.arrivals)
+            .map(|(tuple, arrival)| (tuple_from_raw(&tuple), (&arrival).into()))
+            .collect()
+    }
+
+    fn remove_arrival(&mut self, wire: &Tuple) {
+        remove(&self.skeleton.maps.arrivals, tuple_to_raw(wire).bytes());
+    }
+
+    fn commit(&mut self, identity: &Tuple, wire: &Tuple, path: &Path, req_no: ReqNo) -> Result<(), DatapathError> {
+        let mut request = raw::request::zeroed();
+        request.kind = 2;
+        request.identity = tuple_to_raw(identity);
+        request.wire = tuple_to_raw(wire);
+        request.path = path.into();
+        request.req_no = req_no.0;
+        match self.ask(request)?.result {
+            0 => Err(DatapathError::MapFull { map: "wires" }),
+            _ => Ok(()),
+        }
+    }
+
+    fn wire(&self, identity: &Tuple) -> Option<WireState> {
+        let value = self
+            .skeleton
+            .maps
+            .wires
+            .lookup(tuple_to_raw(identity).bytes(), MapFlags::LOCK)
+            .ok()
+            .flatten()?;
+        raw::wire_state::from_bytes(&value).map(|state| (&state).into())
+    }
+
+    fn remove_wire(&mut self, identity: &Tuple) {
+        remove(&self.skeleton.maps.wires, tuple_to_raw(identity).bytes());
+    }
+
+    fn put_source(&mut self, address: IpAddr, source: Source) -> Result<(), DatapathError> {
+        let value = raw::source { ifindex: source.ifindex, usable: u32::from(source.usable) };
+        update(&self.skeleton.maps.sources, "sources", &address_bytes(address), &value)
+    }
+
+    fn remove_source(&mut self, address: IpAddr) {
+        remove(&self.skeleton.maps.sources, &address_bytes(address));
+    }
+
+    fn read_tcp(&mut self, identity: &Tuple) -> Result<Option<TcpState>, DatapathError> {
+        let mut request = raw::request::zeroed();
+        request.kind = 1;
+        request.identity = tuple_to_raw(identity);
+        Ok(TcpState::from_raw(&self.ask(request)?.tcp))
+    }
+
+    fn heads(&self, identity: &Tuple) -> Heads {
+        find::<raw::heads>(&self.skeleton.maps.heads, tuple_to_raw(identity).bytes())
+            .map(|heads| Heads::from_raw(&heads))
+            .unwrap_or_default()
+    }
+
+    fn remove_heads(&mut self, identity: &Tuple) {
+        remove(&self.skeleton.maps.heads, tuple_to_raw(identity).bytes());
+    }
+
+    fn reconcile(&mut self) -> Result<(), DatapathError> {
+        self.skeleton
+            .progs
+            .reconcile
+            .attach()
+            .and_then(|link| walk(&link))
+            .map_err(|error| refused("cannot walk the sockets", error))
+    }
+
+    fn set_load(&mut self, sessions: u32, moved: u32) -> Result<(), DatapathError> {
+        self.config.sessions = sessions;
+        self.config.moved = moved;
+        self.write_config()
+    }
+
+    fn beat(&mut self) {
+        self.config.heartbeat_ns = monotonic_ns();
+        if let Err(error) = self.write_config() {
+            tracing::warn!(%error, "cannot write the heartbeat");
+        }
+    }
+
+    fn send(&mut self, packet: &[u8], ifindex: Option<u32>) -> Result<(), DatapathError> {
+        self.sender.send(packet, ifindex)
+    }
+
+    fn deliver(&mut self, packet: &[u8]) -> Result<(), DatapathError> {
+        self.injector.deliver(packet)
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        COUNTERS
+            .iter()
+            .enumerate()
+            .map(|(index, name)| {
+                let values = self
+                    .skeleton
+                    .maps
+                    .counters
+                    .lookup_percpu(&(index as u32).to_ne_bytes(), MapFlags::ANY)
+                    .ok()
+                    .flatten()
+                    .unwrap_or_default();
+                let sum = values
+                    .iter()
+                    .filter_map(|value| value.first_chunk::<8>())
+                    .map(|value| u64::from_ne_bytes(*value))
+                    .sum();
+                (*name, sum)
+            })
+            .collect()
+    }
+}
+
+/// In the order of `enum counter` in intf.h.
+const COUNTERS: [&str; 19] = [
+    "offered",
+    "permitted",
+    "parked",
+    "translated_out",
+    "translated_in",
+    "stolen",
+    "malformed_option",
+    "unknown_token",
+    "bad_mac",
+    "stale_ack",
+    "committed",
+    "stranger_dropped",
+    "unproven_dropped",
+    "reset_held",
+    "reset_passed",
+    "icmp_translated",
+    "event_lost",
+    "map_full",
+    "caught",
+];
+
+fn attach_offer(skeleton: &MobilitySkel<'static>, path: &FilePath, cgroup: RawFd) -> Result<Link, libbpf_rs::Error> {
+    if path.exists() {
+        let mut link = Link::open(path)?;
+        if link.update_prog(&skeleton.progs.offer).is_ok() {
+            return Ok(link);
+        }
+        // The cgroup it was attached to is gone.
+        let _ = link.unpin();
+    }
+    let mut link = skeleton.progs.offer.attach_cgroup(cgroup)?;
+    link.pin(path)?;
+    Ok(link)
+}
+
+fn write_offers(skeleton: &MobilitySkel<'static>, options: &Options) -> Result<(), OpenError> {
+    let map = &skeleton.maps.offer_to;
+    for key in map.keys().collect::<Vec<_>>() {
+        remove(map, &key);
+    }
+    for &(address, length, offer) in &options.offer {
+        let length = u32::from(length) + if address.is_ipv4() { 96 } else { 0 };
+        let key = raw::prefix_key { length, address: address_bytes(address) };
+        map.update(key.bytes(), &u32::from(offer).to_ne_bytes(), MapFlags::ANY)
+            .map_err(|error| kernel("cannot write the prefixes to offer migration to", error))?;
+    }
+    Ok(())
+}
+
+fn ring<F>(map: &dyn MapCore, mut take: F) -> Result<RingBuffer<'static>, OpenError>
+where
+    F: FnMut(&[u8]) + 'static,
+{
+    let error = |error| kernel("cannot open a ring buffer", error);
+    let mut builder = RingBufferBuilder::new();
+    builder
+        .add(map, move |bytes| {
+            take(bytes);
+            0
+        })
+        .map_err(error)?;
+    builder.build().map_err(error)
+}
+
+/// Runs an iterator program over every socket.
+fn walk(link: &Link) -> Result<(), libbpf_rs::Error> {
+    let mut iterator = libbpf_rs::Iter::new(link)?;
+    let mut sink = [0u8; 64];
+    while std::io::Read::read(&mut iterator, &mut sink)? > 0 {}
+    Ok(())
+}
+
+fn update<V: Plain>(map: &dyn MapCore, name: &'static str, key: &[u8], value: &V) -> Result<(), DatapathError> {
+    map.update(key, value.bytes(), MapFlags::ANY).map_err(|error| match error.kind() {
+        ErrorKind::OutOfMemory => DatapathError::MapFull { map: name },
+        _ if format!("{error:#}").contains("Argument list too long") => DatapathError::MapFull { map: name },
+        _ => refused(&format!("cannot write to the map `{name}`"), error),
+    })
+}
+
+fn find<V: Plain>(map: &dyn MapCore, key: &[u8]) -> Option<V> {
+    map.lookup(key, MapFlags::ANY).ok().flatten().and_then(|value| V::from_bytes(&value))
+}
+
+fn all<K: Plain, V: Plain>(map: &impl MapCore) -> impl Iterator<Item = (K, V)> {
+    map.keys().filter_map(|key| Some((K::from_bytes(&key)?, find(map, &key)?)))
+}
+
+fn remove(map: &dyn MapCore, key: &[u8]) {
+    match map.delete(key) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(%error, "cannot remove an entry"),
+    }
+}
+
+fn refused(what: &str, error: impl std::fmt::Display) -> DatapathError {
+    DatapathError::Kernel { what: what.to_string(), error: format!("{error:#}") }
+}
+
+fn kernel(what: &'static str, error: impl std::fmt::Display) -> OpenError {
+    OpenError::Kernel { what, error: format!("{error:#}") }
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC, the clock of the data path.
+pub fn monotonic_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .unwrap_or_else(|_| nix::sys::time::TimeSpec::new(0, 0));
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}
+
+fn netns_cookie() -> std::io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(std::io::Error::last_os_error()) }
+}
+
+fn on_bpf_fs(path: &FilePath) -> bool {
+    nix::sys::statfs::statfs(path).is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
+}
+
+impl KernelDatapath {
+    pub(crate) fn program_fds(&self) -> Programs<'_> {
+        let programs = &self.skeleton.progs;
+        Programs {
+            parking_egress: programs.parking_egress.as_fd(),
+            egress_ethernet: programs.egress_ethernet.as_fd(),
+            egress_raw: programs.egress_raw.as_fd(),
+            ingress_ethernet: programs.ingress_ethernet.as_fd(),
+            ingress_raw: programs.ingress_raw.as_fd(),
+        }
+    }
+}
+
+/// The programs that go on devices.
+pub(crate) struct Programs<'a> {
+    pub(crate) parking_egress: BorrowedFd<'a>,
+    pub(crate) egress_ethernet: BorrowedFd<'a>,
+    pub(crate) egress_raw: BorrowedFd<'a>,
+    pub(crate) ingress_ethernet: BorrowedFd<'a>,
+    pub(crate) ingress_raw: BorrowedFd<'a>,
+}

@@ -1,0 +1,139 @@
+//! What the data path needs from the host, and what to do when it is missing.
+
+use std::path::{Path, PathBuf};
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What.
+    pub subject: &'static str,
+    /// Whether the agent can run with it.
+    pub verdict: Verdict,
+    /// What was found, and what to do.
+    pub detail: String,
+}
+
+/// How serious a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// The agent runs, with less.
+    Less,
+    /// The agent cannot run.
+    Bad,
+}
+
+impl Finding {
+    fn good(subject: &'static str, detail: impl Into<String>) -> Self {
+        Self { subject, verdict: Verdict::Good, detail: detail.into() }
+    }
+
+    fn bad(subject: &'static str, detail: impl Into<String>) -> Self {
+        Self { subject, verdict: Verdict::Bad, detail: detail.into() }
+    }
+
+    fn less(subject: &'static str, detail: impl Into<String>) -> Self {
+        Self { subject, verdict: Verdict::Less, detail: detail.into() }
+    }
+}
+
+/// Where the kernel's type information is.
+pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Capabilities by number, as in `linux/capability.h`.
+const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (39, "CAP_BPF")];
+
+/// Looks at everything that can be known without changing anything.
+pub fn examine(cgroup: &Path, pin_dir: &Path) -> Vec<Finding> {
+    vec![
+        kernel_version(),
+        btf(Path::new(KERNEL_BTF)),
+        capabilities(&std::fs::read_to_string("/proc/self/status").unwrap_or_default()),
+        cgroup_finding(cgroup),
+        pin_finding(pin_dir),
+    ]
+}
+
+fn kernel_version() -> Finding {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= (6, 1) {
+        Finding::good("kernel", release)
+    } else {
+        Finding::bad("kernel", format!("{release} is too old; 6.1 or later is needed"))
+    }
+}
+
+/// Whether BPF programs can be fitted to this kernel.
+pub fn btf(path: &Path) -> Finding {
+    if path.exists() {
+        Finding::good("BTF", path.display().to_string())
+    } else {
+        Finding::bad(
+            "BTF",
+            format!("{} is missing; the kernel must be built with CONFIG_DEBUG_INFO_BTF", path.display()),
+        )
+    }
+}
+
+/// Reads the effective capabilities out of `/proc/self/status`.
+pub fn capabilities(status: &str) -> Finding {
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    // CAP_SYS_ADMIN implies CAP_BPF.
+    let has = |number: u32| effective >> number & 1 == 1 || (number == 39 && effective >> 21 & 1 == 1);
+    let missing: Vec<&str> =
+        CAPABILITIES.iter().filter(|(number, _)| !has(*number)).map(|(_, name)| *name).collect();
+    if missing.is_empty() {
+        Finding::good("capabilities", "CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF")
+    } else {
+        Finding::bad(
+            "capabilities",
+            format!("{} missing; run as root or grant it in the unit file", missing.join(", ")),
+        )
+    }
+}
+
+/// Where the unified hierarchy is mounted.
+pub fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (_, target, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(target))
+    })
+}
+
+fn cgroup_finding(cgroup: &Path) -> Finding {
+    if cgroup.join("cgroup.procs").exists() && !cgroup.join("tasks").exists() {
+        return Finding::good("cgroup", cgroup.display().to_string());
+    }
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let advice = match cgroup2_mount(&mounts) {
+        Some(mount) => format!("set `cgroup` to a directory below {}", mount.display()),
+        None => "only cgroup version 1 is mounted; mount version 2 (mount -t cgroup2 none /sys/fs/cgroup/unified)".into(),
+    };
+    Finding::bad("cgroup", format!("{} is no cgroup of version 2: {advice}", cgroup.display()))
+}
+
+fn pin_finding(pin_dir: &Path) -> Finding {
+    let existing = pin_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let on_bpf = nix::sys::statfs::statfs(existing)
+        .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC);
+    if on_bpf {
+        Finding::good("pin directory", pin_dir.display().to_string())
+    } else {
+        Finding::less(
+            "pin directory",
+            format!(
+                "{} is not on a BPF file system yet; the agent mounts one at /sys/fs/bpf if it may",
+                pin_dir.display()
+            ),
+        )
+    }
+}
