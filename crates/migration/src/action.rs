@@ -25,6 +25,11 @@ pub enum Action {
         /// The number.
         req_no: ReqNo,
     },
+    /// Write down, for an agent that takes over, the highest number known to be committed at both ends.
+    StoreKnown {
+        /// The number.
+        req_no: ReqNo,
+    },
     /// Send (or repeat) an MSYN, and have what arrives on its tuple stolen before it leaves.
     SendMsyn {
         /// Source.
@@ -105,7 +110,8 @@ pub enum Action {
         /// The attempt.
         req_no: ReqNo,
     },
-    /// Stop hearing this tuple for this attempt: an answer that did not commit, or a tuple that has lingered.
+    /// Stop hearing this tuple for this attempt: an MSYN that is not repeated any more, an answer that did not
+    /// commit, or a tuple that has lingered. Nothing happens when the datapath has made it the wire tuple.
     Forget {
         /// The attempt; [`ReqNo::UNMOVED`] for the identity tuple.
         req_no: ReqNo,
@@ -161,6 +167,8 @@ pub enum Action {
     AskForEndpoint {
         /// The address of the attempt that has to be renewed.
         address: IpAddr,
+        /// The candidates to name in it, unless the driver knows better ones.
+        candidates: Vec<Endpoint>,
         /// Why.
         why: AskReason,
     },
@@ -315,9 +323,6 @@ pub enum Refusal {
     /// A request number cannot grow any more.
     #[error("the connection has used up its request numbers and stays where it is")]
     NumbersExhausted,
-    /// Too many attempts at once.
-    #[error("too many attempts are under way at once")]
-    TooManyAttempts,
     /// The event is true but changes nothing in this state.
     #[error("nothing to do")]
     NothingToDo,

@@ -23,6 +23,8 @@ pub struct Attempt {
     pub(crate) rcv_nxt: u32,
     /// MSYNs sent so far.
     pub tries: u32,
+    /// Whether it is repeated slowly only: nothing came in time.
+    pub exhausted: bool,
     /// When the next MSYN is due.
     pub(crate) due: Timestamp,
     /// Jitters the timer.
@@ -58,6 +60,17 @@ impl Attempt {
         self.candidates[self.current].to
     }
 
+    /// The tuples on which an MSYN went out.
+    pub fn tried_tuples(&self) -> impl Iterator<Item = Tuple> + '_ {
+        let tried = self.candidates.iter().filter(|candidate| candidate.tried);
+        tried.map(|candidate| Tuple::new(self.from, candidate.to))
+    }
+
+    /// The places where the peer may be, in the order they are tried.
+    pub fn destinations(&self) -> Vec<Endpoint> {
+        self.candidates.iter().map(|candidate| candidate.to).collect()
+    }
+
     /// Whether an MSYN of this attempt went to `to`.
     pub fn tried(&self, to: Endpoint) -> bool {
         self.candidates
@@ -83,18 +96,31 @@ impl Attempt {
     }
 }
 
-/// The proof that an attempt of ours is committed here: what its Migrate-Ack says, and how often it was said.
+/// How an attempt of ours that is committed here stands at the peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Mover {
-    /// Of our MSYN.
-    pub(crate) seq: u32,
-    /// Of the Migrate-Ack: the MSYN-ACK's sequence number + 1.
-    pub(crate) ack: u32,
-    pub(crate) rcv_nxt: u32,
+    /// What is said again; nothing when another agent process had said it first.
+    pub(crate) words: Option<Words>,
     /// Migrate-Acks sent.
     pub(crate) tries: u32,
-    /// When the next is due; none once the peer was heard on the new tuple.
+    /// When the next is due; none once the peer was heard on the new tuple, or when we cannot send on it.
     pub(crate) due: Option<Timestamp>,
+    /// Whether the peer was heard on the new tuple.
+    pub(crate) confirmed: bool,
+    /// Whether the peer may have used this very tuple under another number: then hearing it there does not
+    /// prove that it knows this one.
+    pub(crate) ambiguous: bool,
+}
+
+/// The numbers in our MSYN and Migrate-Ack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Words {
+    /// Of our MSYN.
+    pub(crate) seq: u32,
+    /// Of our MSYN.
+    pub(crate) rcv_nxt: u32,
+    /// Of the Migrate-Ack: the MSYN-ACK's sequence number + 1.
+    pub(crate) ack: u32,
 }
 
 /// An attempt of the peer that we have answered.

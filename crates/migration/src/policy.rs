@@ -15,9 +15,11 @@ pub struct Policy {
     pub msyn_tries: u32,
     /// Between two MSYNs in MigWait, so that an outage at the far end heals without another event.
     pub slow_retry: Duration,
+    /// MSYNs of an attempt before it is renewed because the peer has used a higher number meanwhile.
+    pub overtaken_tries: u32,
     /// Spread of every MSYN timer, in percent of it to either side: fixed intervals livelock crossed attempts.
     pub jitter_percent: u32,
-    /// Attempts of ours under way at once.
+    /// Attempts of ours under way at once; the oldest gives way.
     pub max_attempts: usize,
     /// Answers to the peer's attempts kept at once; the oldest gives way.
     pub max_answered: usize,
@@ -35,6 +37,8 @@ pub struct Policy {
     pub migrate_ack_tries: u32,
     /// How long a connection waits in MigWait or Suspect before it is reset.
     pub mig_wait: Duration,
+    /// Tuples that linger at once; the oldest gives way.
+    pub max_lingering: usize,
     /// How long a tuple that is no longer the wire tuple is heard, and a closed connection translated.
     pub linger: Duration,
     /// When the peer's agent has not said whose RST it is, the peer itself is probed after this.
@@ -53,6 +57,7 @@ impl Default for Policy {
             tries_per_candidate: 2,
             msyn_tries: 6,
             slow_retry: Duration::from_secs(5),
+            overtaken_tries: 3,
             jitter_percent: 25,
             max_attempts: 4,
             max_answered: 4,
@@ -63,6 +68,7 @@ impl Default for Policy {
             migrate_acks_alone: 3,
             migrate_ack_tries: 6,
             mig_wait: Duration::from_secs(15 * 60),
+            max_lingering: 8,
             linger: Duration::from_secs(60),
             reset_probe: Duration::from_secs(1),
             reset_deadline: Duration::from_secs(3),

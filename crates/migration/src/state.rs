@@ -53,7 +53,7 @@ pub enum WaitReason {
     NoAddress,
     /// No MSYN-ACK has come.
     NoAnswer,
-    /// The peer has not been heard on the tuple our attempt committed.
+    /// The peer has not been heard on the tuple that our attempt committed.
     Unconfirmed,
     /// The keys are lost while the connection is parked.
     KeysGone,
@@ -77,14 +77,6 @@ impl fmt::Display for WaitReason {
             WaitReason::KeysGone => "keys gone",
         })
     }
-}
-
-/// How far our own attempts are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Phase {
-    Settled,
-    MigSent,
-    MigWait(WaitReason),
 }
 
 /// A plain RST that the datapath holds until somebody has said whose it is.
@@ -120,8 +112,10 @@ pub struct Adopted {
     pub wire: Tuple,
     /// Whether a segment of the peer was heard on it; always true when the peer was the mover.
     pub confirmed: bool,
-    /// The highest number of which both ends are known to have it.
+    /// The highest number stored by [`Action::StoreKnown`](crate::Action::StoreKnown).
     pub known: ReqNo,
+    /// Whether the datapath parks what is sent.
+    pub parked: bool,
     /// The kernel's socket.
     pub tcp_state: TcpState,
 }
@@ -132,7 +126,6 @@ pub struct Machine {
     pub(crate) role: Role,
     pub(crate) policy: Policy,
     pub(crate) tcp: TcpState,
-    pub(crate) phase: Phase,
     /// The number of the wire tuple: the highest committed.
     pub(crate) committed: ReqNo,
     pub(crate) wire: Tuple,
@@ -140,6 +133,8 @@ pub struct Machine {
     pub(crate) mover: Option<Mover>,
     /// The highest number used or seen, by either end.
     pub(crate) seen: ReqNo,
+    /// The highest number used by the peer.
+    pub(crate) peer_seen: ReqNo,
     /// The highest number of which we know that both ends have committed it.
     pub(crate) known: ReqNo,
     /// The highest number of which the peer has shown that it knows this.
@@ -154,6 +149,8 @@ pub struct Machine {
     pub(crate) answered: Vec<Answered>,
     pub(crate) lingering: Vec<Lingering>,
     pub(crate) give_up: Option<Timestamp>,
+    /// When a socket in TimeWait counts as gone.
+    pub(crate) time_wait_ends: Option<Timestamp>,
     pub(crate) held_reset: Option<HeldReset>,
     pub(crate) ending: Option<Ending>,
 }
@@ -167,6 +164,7 @@ impl Machine {
             wire: identity,
             confirmed: true,
             known: ReqNo::UNMOVED,
+            parked: false,
             tcp_state: TcpState::Established,
         };
         Self::adopt(role, adopted, policy, Timestamp::START)
@@ -174,35 +172,48 @@ impl Machine {
 
     /// The machine of a connection that another agent process has left behind.
     ///
-    /// An attempt that was not confirmed is renewed after a while, unless the peer is heard on it.
+    /// An attempt that was not confirmed is renewed after a while, unless the peer is heard on it. The attempts
+    /// under way and the answers of the other process are not taken over: its peers repeat what they want.
     pub fn adopt(role: Role, adopted: Adopted, policy: Policy, now: Timestamp) -> Self {
         let mover = (!adopted.confirmed).then(|| Mover {
-            seq: 0,
-            ack: 0,
-            rcv_nxt: 0,
+            words: None,
             tries: policy.migrate_ack_tries,
-            due: Some(now + policy.msyn_rto_max),
+            due: (!adopted.parked).then(|| now + policy.msyn_rto_max),
+            confirmed: false,
+            ambiguous: false,
         });
+        // What the peer has committed through the datapath, it knows, also when nobody was there to write it down.
+        let peers = adopted.committed.role() == Some(role.peer());
+        let known = if peers {
+            adopted.known.max(adopted.committed)
+        } else {
+            adopted.known
+        };
         Self {
             role,
             policy,
             tcp: adopted.tcp_state,
-            phase: Phase::Settled,
             committed: adopted.committed,
             wire: adopted.wire,
             mover,
             seen: adopted.highest_seen.max(adopted.committed),
-            known: adopted.known,
-            known_to_peer: adopted.known,
-            parked: false,
+            peer_seen: adopted.highest_seen,
+            known,
+            known_to_peer: ReqNo::UNMOVED,
+            parked: adopted.parked,
             suspect: false,
-            raised: false,
+            raised: adopted.parked,
             keys: true,
-            lost: Vec::new(),
+            lost: if adopted.parked {
+                vec![adopted.wire.local.address]
+            } else {
+                Vec::new()
+            },
             attempts: Vec::new(),
             answered: Vec::new(),
             lingering: Vec::new(),
-            give_up: None,
+            give_up: adopted.parked.then(|| now + policy.mig_wait),
+            time_wait_ends: None,
             held_reset: None,
             ending: None,
         }
@@ -210,24 +221,62 @@ impl Machine {
 
     /// What the connection is in the middle of.
     pub fn state(&self) -> State {
-        match (&self.ending, self.phase) {
-            (Some(Ending { bury: None, .. }), _) => State::Buried,
-            (Some(_), _) => State::Closed,
-            (None, Phase::MigSent) => State::MigSent,
-            (None, _) if !self.answered.is_empty() => State::SynRecv,
-            (None, Phase::MigWait(reason)) => State::MigWait(reason),
-            (None, Phase::Settled) if self.suspect => State::Suspect,
-            (None, Phase::Settled) => match self.tcp {
-                TcpState::Established => State::Established,
-                TcpState::FinWait1 => State::FinWait1,
-                TcpState::FinWait2 => State::FinWait2,
-                TcpState::CloseWait => State::CloseWait,
-                TcpState::Closing => State::Closing,
-                TcpState::LastAck => State::LastAck,
-                TcpState::TimeWait => State::TimeWait,
-                TcpState::Closed => State::Closed,
-            },
+        if let Some(ending) = &self.ending {
+            return if ending.bury.is_some() {
+                State::Closed
+            } else {
+                State::Buried
+            };
         }
+        if self.attempts.iter().any(|attempt| !attempt.exhausted) {
+            return State::MigSent;
+        }
+        if self
+            .answered
+            .iter()
+            .any(|answered| answered.req_no > self.committed)
+        {
+            return State::SynRecv;
+        }
+        if let Some(reason) = self.wait_reason() {
+            return State::MigWait(reason);
+        }
+        if self.suspect {
+            return State::Suspect;
+        }
+        match self.tcp {
+            TcpState::Established => State::Established,
+            TcpState::FinWait1 => State::FinWait1,
+            TcpState::FinWait2 => State::FinWait2,
+            TcpState::CloseWait => State::CloseWait,
+            TcpState::Closing => State::Closing,
+            TcpState::LastAck => State::LastAck,
+            TcpState::TimeWait => State::TimeWait,
+            TcpState::Closed => State::Closed,
+        }
+    }
+
+    /// What the connection waits for, when it does.
+    fn wait_reason(&self) -> Option<WaitReason> {
+        if !self.attempts.is_empty() {
+            return Some(WaitReason::NoAnswer);
+        }
+        if self.parked {
+            return Some(if self.keys {
+                WaitReason::NoAddress
+            } else {
+                WaitReason::KeysGone
+            });
+        }
+        let overdue = |mover: &Mover| !mover.confirmed && mover.tries > self.policy.migrate_ack_tries;
+        self.mover
+            .is_some_and(|mover| overdue(&mover))
+            .then_some(WaitReason::Unconfirmed)
+    }
+
+    /// Whether something is wrong with the wire tuple, as far as this end can tell.
+    pub(crate) fn troubled(&self) -> bool {
+        self.parked || self.suspect || self.held_reset.is_some() || !self.is_confirmed()
     }
 
     /// Which end of the connection this is.
@@ -267,7 +316,7 @@ impl Machine {
 
     /// Whether the peer is known to use the wire tuple too.
     pub fn is_confirmed(&self) -> bool {
-        self.mover.is_none_or(|mover| mover.due.is_none())
+        self.mover.is_none_or(|mover| mover.confirmed)
     }
 
     /// Our attempts under way.

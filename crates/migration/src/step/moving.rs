@@ -1,0 +1,418 @@
+//! Our attempts: an address goes, another comes, MSYNs go out, one is answered, the peer is heard.
+
+use std::net::IpAddr;
+
+use wire::{Endpoint, ReqNo, Tuple};
+
+use super::Turn;
+use crate::action::{Action, AskReason, Refusal, Report};
+use crate::attempt::{Attempt, Candidate, Mover, Words};
+use crate::event::TcpSnapshot;
+
+impl Turn {
+    pub(super) fn address_lost(&mut self, local: IpAddr) {
+        let here = |tuple: &Tuple| tuple.local.address == local;
+        let wire_lost = here(&self.m.wire) && !self.m.parked;
+        let concerned = wire_lost
+            || self
+                .m
+                .attempts
+                .iter()
+                .any(|attempt| attempt.from.address == local)
+            || self.m.answered.iter().any(|answered| here(&answered.tuple))
+            || self.m.lingering.iter().any(|lingering| here(&lingering.tuple));
+        if !concerned {
+            return self.refuse(Refusal::NothingToDo);
+        }
+        if !self.m.lost.contains(&local) {
+            self.m.lost.push(local);
+        }
+        if wire_lost {
+            self.park();
+        }
+        self.withdraw(|attempt| attempt.from.address == local);
+        self.forget_answers(|answered| here(&answered.tuple));
+        self.forget_lingering(|lingering| here(&lingering.tuple));
+    }
+
+    fn park(&mut self) {
+        self.m.parked = true;
+        self.out.push(Action::Park);
+        self.raise_timeouts();
+        if let Some(mover) = &mut self.m.mover {
+            mover.due = None;
+        }
+        // The reset came on a path that is no more; a genuine one is said again by the peer's tombstone.
+        if self.m.held_reset.take().is_some() {
+            self.out.push(Action::DropReset);
+        }
+    }
+
+    /// Begins an attempt.
+    pub(super) fn begin(&mut self, local: Endpoint, to: Vec<Endpoint>, tcp: TcpSnapshot, random: u64) {
+        if !self.m.keys {
+            return self.refuse(Refusal::KeysGone);
+        }
+        let mut candidates: Vec<Candidate> = Vec::with_capacity(to.len());
+        for to in to {
+            if candidates.iter().all(|known| known.to != to) {
+                candidates.push(Candidate::new(to));
+            }
+        }
+        if candidates.is_empty() {
+            return self.refuse(Refusal::NoCandidate);
+        }
+        let Ok(req_no) = ReqNo::next_for(self.m.role, self.m.seen) else {
+            return self.refuse(Refusal::NumbersExhausted);
+        };
+        self.m.lost.retain(|&lost| lost != local.address);
+        let destinations: Vec<Endpoint> = candidates.iter().map(|candidate| candidate.to).collect();
+        let committed = self.m.committed;
+        self.withdraw(|old| {
+            old.from.address == local.address
+                && (old.req_no < committed || old.destinations() == destinations)
+        });
+        if self.m.attempts.len() >= self.m.policy.max_attempts {
+            let oldest = self.m.attempts[0].req_no;
+            self.withdraw(|attempt| attempt.req_no == oldest);
+        }
+        self.m.seen = req_no;
+        self.out.push(Action::StoreReqNo { req_no });
+        let voluntary = self.is_wish(local);
+        self.m.attempts.push(Attempt {
+            req_no,
+            from: local,
+            candidates,
+            current: 0,
+            seq: tcp.snd_nxt.wrapping_sub(1),
+            rcv_nxt: tcp.rcv_nxt,
+            tries: 0,
+            exhausted: false,
+            due: self.now,
+            random,
+            voluntary,
+        });
+        self.send_msyn(self.m.attempts.len() - 1);
+    }
+
+    /// Whether an attempt from here is more than a repair of the wire tuple. While the peer has not confirmed that
+    /// one, only another address is a wish of its own.
+    fn is_wish(&self, local: Endpoint) -> bool {
+        let repaired = self.m.parked || self.m.suspect || self.m.held_reset.is_some();
+        !repaired && (self.m.is_confirmed() || local.address != self.m.wire.local.address)
+    }
+
+    fn send_msyn(&mut self, index: usize) {
+        let token_of = self.m.known;
+        let attempt = &mut self.m.attempts[index];
+        attempt.tries += 1;
+        attempt.candidates[attempt.current].tried = true;
+        let backoff = match attempt.exhausted {
+            false => self.m.policy.msyn_backoff(attempt.tries, attempt.random),
+            true => self.m.policy.slow_backoff(attempt.tries, attempt.random),
+        };
+        attempt.due = self.now + backoff;
+        self.out.push(Action::SendMsyn {
+            from: attempt.from,
+            to: attempt.to(),
+            req_no: attempt.req_no,
+            token_of,
+            seq: attempt.seq,
+            rcv_nxt: attempt.rcv_nxt,
+            tries: attempt.tries,
+        });
+    }
+
+    pub(super) fn msyns_due(&mut self) {
+        let due: Vec<ReqNo> = self
+            .m
+            .attempts
+            .iter()
+            .filter(|attempt| attempt.due <= self.now)
+            .map(|attempt| attempt.req_no)
+            .collect();
+        for req_no in due {
+            self.msyn_due(req_no);
+        }
+    }
+
+    fn msyn_due(&mut self, req_no: ReqNo) {
+        let Some(index) = self
+            .m
+            .attempts
+            .iter()
+            .position(|attempt| attempt.req_no == req_no)
+        else {
+            return;
+        };
+        let troubled = self.m.troubled();
+        let policy = self.m.policy;
+        let attempt = &mut self.m.attempts[index];
+        if !attempt.exhausted && attempt.tries >= policy.msyn_tries {
+            self.out.push(Action::Report(Report::Unanswered { req_no }));
+            if attempt.voluntary && !troubled {
+                return self.withdraw(|attempt| attempt.req_no == req_no);
+            }
+            attempt.exhausted = true;
+        }
+        if attempt.exhausted {
+            attempt.forgive();
+        }
+        if attempt.exhausted || attempt.tries.is_multiple_of(policy.tries_per_candidate.max(1)) {
+            attempt.next_candidate();
+        }
+        let doomed = req_no < self.m.committed;
+        if doomed || (req_no < self.m.peer_seen && attempt.tries >= policy.overtaken_tries) {
+            self.ask_to_renew(index);
+        }
+        match doomed {
+            false => self.send_msyn(index),
+            true => {
+                let attempt = &mut self.m.attempts[index];
+                attempt.tries += 1;
+                attempt.due = self.now + policy.slow_backoff(attempt.tries, attempt.random);
+            }
+        }
+    }
+
+    /// Asks for a new endpoint: under a number that the peer may refuse this attempt leads nowhere, and a new
+    /// number on the same tuple could be taken for the old one.
+    fn ask_to_renew(&mut self, index: usize) {
+        let attempt = &self.m.attempts[index];
+        self.out.push(Action::AskForEndpoint {
+            address: attempt.from.address,
+            candidates: attempt.destinations(),
+            why: AskReason::Overtaken,
+        });
+    }
+
+    /// Asks to renew every attempt that the peer will refuse, because it has committed a higher number.
+    pub(super) fn renew_doomed(&mut self) {
+        for index in 0..self.m.attempts.len() {
+            if self.m.attempts[index].req_no < self.m.committed {
+                self.ask_to_renew(index);
+            }
+        }
+    }
+
+    pub(super) fn strange_syn_ack(&mut self, tuple: Tuple, ack: u32) {
+        let on = |attempt: &Attempt| attempt.from == tuple.local && attempt.tried(tuple.remote);
+        let Some(index) = self.m.attempts.iter().position(on) else {
+            return self.refuse(Refusal::NoSuchTuple);
+        };
+        let troubled = self.m.troubled();
+        let policy = self.m.policy;
+        let attempt = &mut self.m.attempts[index];
+        let expected = attempt.seq.wrapping_add(1);
+        if ack != expected {
+            return self.refuse(Refusal::AckMismatch { expected, got: ack });
+        }
+        self.out.push(Action::SendReset {
+            from: tuple.local,
+            to: tuple.remote,
+            seq: ack,
+        });
+        let was_current = attempt.to() == tuple.remote;
+        for candidate in attempt
+            .candidates
+            .iter_mut()
+            .filter(|candidate| candidate.to == tuple.remote)
+        {
+            candidate.strange = true;
+        }
+        if !was_current {
+            return;
+        }
+        if attempt.next_candidate() {
+            return self.send_msyn(index);
+        }
+        let req_no = attempt.req_no;
+        self.out.push(Action::Report(Report::Unanswered { req_no }));
+        if attempt.voluntary && !troubled {
+            return self.withdraw(|attempt| attempt.req_no == req_no);
+        }
+        attempt.exhausted = true;
+        attempt.due = self.now + policy.slow_backoff(attempt.tries, attempt.random);
+    }
+
+    pub(super) fn msyn_ack_heard(&mut self, tuple: Tuple, req_no: ReqNo, seq: u32, ack: u32) {
+        let answers = |attempt: &Attempt| {
+            attempt.req_no == req_no && attempt.from == tuple.local && attempt.tried(tuple.remote)
+        };
+        if let Some(index) = self.m.attempts.iter().position(answers) {
+            return self.commit(index, tuple, seq, ack);
+        }
+        let repeated = req_no == self.m.committed && tuple == self.m.wire && !self.m.parked;
+        let Some(mover) = self.m.mover.filter(|_| repeated) else {
+            return self.refuse(Refusal::NoSuchAttempt { req_no });
+        };
+        let Some(words) = mover.words else {
+            return self.refuse(Refusal::NoSuchAttempt { req_no });
+        };
+        let expected = words.seq.wrapping_add(1);
+        if ack != expected {
+            return self.refuse(Refusal::AckMismatch { expected, got: ack });
+        }
+        // A peer that had forgotten its answer gives a new one with its SND.NXT of now.
+        let words = Words {
+            ack: seq.wrapping_add(1),
+            ..words
+        };
+        self.m.mover = Some(Mover {
+            words: Some(words),
+            ..mover
+        });
+        self.send_migrate_ack(words);
+    }
+
+    /// The MSYN-ACK has come: the mover's half of the commit.
+    fn commit(&mut self, index: usize, tuple: Tuple, seq: u32, ack: u32) {
+        let (req_no, expected) = (
+            self.m.attempts[index].req_no,
+            self.m.attempts[index].seq.wrapping_add(1),
+        );
+        if ack != expected {
+            return self.refuse(Refusal::AckMismatch { expected, got: ack });
+        }
+        if req_no < self.m.committed {
+            return self.refuse(Refusal::NotGreater {
+                req_no,
+                committed: self.m.committed,
+            });
+        }
+        let attempt = self.m.attempts.remove(index);
+        let words = Words {
+            seq: attempt.seq,
+            rcv_nxt: attempt.rcv_nxt,
+            ack: seq.wrapping_add(1),
+        };
+        let ambiguous = self.m.wire == tuple
+            || self.m.answered.iter().any(|answered| answered.tuple == tuple)
+            || self.m.lingering.iter().any(|lingering| lingering.tuple == tuple);
+        self.out.push(Action::Commit { req_no, wire: tuple });
+        self.send_migrate_ack(words);
+        self.out.push(Action::Kick { req_no });
+        self.m.mover = Some(Mover {
+            words: Some(words),
+            tries: 1,
+            due: Some(self.now + self.m.policy.migrate_ack_backoff(1)),
+            confirmed: false,
+            ambiguous,
+        });
+        self.m.parked = false;
+        self.m.suspect = false;
+        self.replace_wire(req_no, tuple);
+        let left = attempt.tried_tuples().filter(|&other| other != tuple);
+        self.out
+            .extend(left.map(|tuple| Action::Forget { req_no, tuple }));
+        self.withdraw(|other| !other.voluntary || other.req_no < req_no);
+        self.peer_is_alive();
+    }
+
+    fn send_migrate_ack(&mut self, words: Words) {
+        self.out.push(Action::SendMigrateAck {
+            from: self.m.wire.local,
+            to: self.m.wire.remote,
+            req_no: self.m.committed,
+            token_of: self.m.known,
+            seq: words.seq.wrapping_add(1),
+            ack: words.ack,
+        });
+    }
+
+    /// Until the peer is heard, the Migrate-Ack is said again; then the MSYN too, for the peer may have forgotten
+    /// its answer; then another attempt is begun, for the peer may have forgotten the tuple.
+    pub(super) fn migrate_ack_due(&mut self) {
+        let Some(mover) = self.m.mover else { return };
+        if mover.due.is_none_or(|due| due > self.now) {
+            return;
+        }
+        let policy = self.m.policy;
+        let tries = mover.tries.saturating_add(1);
+        let overdue = tries > policy.migrate_ack_tries;
+        let pause = if overdue {
+            policy.slow_retry
+        } else {
+            policy.migrate_ack_backoff(tries)
+        };
+        self.m.mover = Some(Mover {
+            tries,
+            due: Some(self.now + pause),
+            ..mover
+        });
+        if let Some(words) = mover.words {
+            if tries > policy.migrate_acks_alone {
+                self.out.push(Action::SendMsyn {
+                    from: self.m.wire.local,
+                    to: self.m.wire.remote,
+                    req_no: self.m.committed,
+                    token_of: self.m.known,
+                    seq: words.seq,
+                    rcv_nxt: words.rcv_nxt,
+                    tries,
+                });
+            }
+            self.send_migrate_ack(words);
+        }
+        self.out.push(Action::Kick {
+            req_no: self.m.committed,
+        });
+        if overdue {
+            self.raise_timeouts();
+            if self.m.attempts.is_empty() && self.m.keys {
+                self.out.push(Action::AskForEndpoint {
+                    address: self.m.wire.local.address,
+                    candidates: vec![self.m.wire.remote],
+                    why: AskReason::Unconfirmed,
+                });
+            }
+        }
+    }
+
+    pub(super) fn peer_segment_on(&mut self, req_no: ReqNo) {
+        if req_no != self.m.committed {
+            return self.refuse(Refusal::NothingToDo);
+        }
+        let before = self.out.len();
+        if let Some(mover) = self.m.mover.filter(|mover| !mover.confirmed) {
+            self.m.mover = Some(Mover {
+                confirmed: true,
+                due: None,
+                ..mover
+            });
+            self.out.push(Action::Confirmed { req_no });
+            if !mover.ambiguous {
+                self.both_know(req_no);
+                self.peer_knows(req_no);
+            }
+            if !self.m.parked {
+                self.out.push(Action::Kick { req_no });
+                self.withdraw(|attempt| !attempt.voluntary);
+            }
+        }
+        if !self.m.parked {
+            self.m.suspect = false;
+            self.restore_timeouts();
+        }
+        if self.out.len() == before {
+            self.refuse(Refusal::NothingToDo);
+        }
+    }
+
+    /// Gives attempts up and stops hearing their tuples.
+    pub(super) fn withdraw(&mut self, which: impl Fn(&Attempt) -> bool) {
+        let wire = self.m.wire;
+        let (gone, kept) = std::mem::take(&mut self.m.attempts)
+            .into_iter()
+            .partition(|a| which(a));
+        self.m.attempts = kept;
+        let gone: Vec<Attempt> = gone;
+        for attempt in gone {
+            let req_no = attempt.req_no;
+            let heard = attempt.tried_tuples().filter(|&tuple| tuple != wire);
+            self.out
+                .extend(heard.map(|tuple| Action::Forget { req_no, tuple }));
+            self.out.push(Action::Report(Report::Withdrawn { req_no }));
+        }
+    }
+}
