@@ -10,7 +10,8 @@ use pnet::packet::ipv4::{self, Ipv4Flags, Ipv4Packet, MutableIpv4Packet};
 use pnet::packet::ipv6::MutableIpv6Packet;
 use pnet::packet::tcp::{self, MutableTcpPacket};
 
-use crate::segment::EmitError;
+use crate::segment::{Checksums, EmitError};
+use crate::tuple::address_bytes;
 
 const IPV4_HEADER_LEN: usize = 20;
 const IPV6_HEADER_LEN: usize = 40;
@@ -77,15 +78,15 @@ pub(crate) struct Captured<'a> {
     pub(crate) whole: bool,
 }
 
-/// Reads a packet as it is on the wire: lengths must fit, and both checksums too when `checksums` is set.
+/// Reads a packet as it is on the wire: lengths must fit, and the checksums too unless told otherwise.
 /// Padding behind the packet, as of short Ethernet frames, is ignored.
-pub(crate) fn read(packet: &[u8], checksums: bool) -> Result<Captured<'_>, Unreadable> {
+pub(crate) fn read(packet: &[u8], checksums: Checksums) -> Result<Captured<'_>, Unreadable> {
     let ip = IpSlice::from_slice(packet).map_err(|error| Unreadable::Ip(error.to_string()))?;
-    let (fields, header) = match &ip {
-        IpSlice::Ipv4(ip) => (IpFields::of_ipv4(ip.header()), Some(ip.header())),
-        IpSlice::Ipv6(ip) => (IpFields::of_ipv6(ip.header())?, None),
+    let fields = match &ip {
+        IpSlice::Ipv4(ip) => IpFields::of_ipv4(ip.header()),
+        IpSlice::Ipv6(ip) => IpFields::of_ipv6(ip.header())?,
     };
-    let payload = ip.payload().clone();
+    let payload = ip.payload();
     if payload.len_source == LenSource::Slice {
         return Err(Unreadable::Ip("payload length 0 in an IPv6 header".into()));
     }
@@ -93,28 +94,11 @@ pub(crate) fn read(packet: &[u8], checksums: bool) -> Result<Captured<'_>, Unrea
         return Err(Unreadable::Fragment);
     }
     let tcp = tcp_of(payload.ip_number.0, payload.payload)?;
-    if checksums {
-        if let Some((got, expected)) = header.and_then(|header| {
-            let header = Ipv4Packet::new(header.slice())?;
-            Some((header.get_checksum(), ipv4::checksum(&header)))
-        }) && !same_checksum(got, expected)
-        {
-            return Err(Unreadable::IpChecksum { expected, got });
+    if checksums == Checksums::Verify {
+        if let IpSlice::Ipv4(ip) = &ip {
+            verify_ipv4(ip.header().slice())?;
         }
-        let got = tcp.checksum();
-        let expected = match (fields.source, fields.destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                tcp.calc_checksum_ipv4(source.octets(), destination.octets())
-            }
-            (source, destination) => tcp.calc_checksum_ipv6(
-                crate::tuple::address_bytes(source),
-                crate::tuple::address_bytes(destination),
-            ),
-        }
-        .map_err(|error| Unreadable::Tcp(error.to_string()))?;
-        if !same_checksum(got, expected) {
-            return Err(Unreadable::TcpChecksum { expected, got });
-        }
+        verify_tcp(&fields, &tcp)?;
     }
     Ok(Captured {
         fields,
@@ -140,7 +124,7 @@ pub(crate) fn read_leniently(packet: &[u8]) -> Result<Captured<'_>, Unreadable> 
             IPV6_HEADER_LEN + usize::from(ip.header().payload_length()),
         ),
     };
-    let payload = ip.payload().clone();
+    let payload = ip.payload();
     if payload.fragmented {
         return Err(Unreadable::Fragment);
     }
@@ -157,6 +141,30 @@ fn tcp_of(protocol: u8, bytes: &[u8]) -> Result<TcpSlice<'_>, Unreadable> {
         return Err(Unreadable::NotTcp { protocol });
     }
     TcpSlice::from_slice(bytes).map_err(|error| Unreadable::Tcp(error.to_string()))
+}
+
+fn verify_ipv4(header: &[u8]) -> Result<(), Unreadable> {
+    let Some(header) = Ipv4Packet::new(header) else {
+        return Err(Unreadable::Ip("an IPv4 header shorter than 20 bytes".into()));
+    };
+    let (got, expected) = (header.get_checksum(), ipv4::checksum(&header));
+    match same_checksum(got, expected) {
+        true => Ok(()),
+        false => Err(Unreadable::IpChecksum { expected, got }),
+    }
+}
+
+fn verify_tcp(ip: &IpFields, tcp: &TcpSlice<'_>) -> Result<(), Unreadable> {
+    let expected = match (ip.source, ip.destination) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => tcp.calc_checksum_ipv4(from.octets(), to.octets()),
+        (from, to) => tcp.calc_checksum_ipv6(address_bytes(from), address_bytes(to)),
+    }
+    .map_err(|error| Unreadable::Tcp(error.to_string()))?;
+    let got = tcp.checksum();
+    match same_checksum(got, expected) {
+        true => Ok(()),
+        false => Err(Unreadable::TcpChecksum { expected, got }),
+    }
 }
 
 /// Both zeros of one's complement arithmetic are the same checksum (RFC 1624, 3).

@@ -3,7 +3,7 @@
 //!
 //! The modules follow a connection through its life:
 //!
-//! 1. [`tuple`]: who talks to whom, as the sockets know it and as it is on the wire.
+//! 1. [`tuple`](mod@tuple): who talks to whom, as the sockets know it and as it is on the wire.
 //! 2. [`permit`]: SYN and SYN-ACK offer migration; the [`digest`](mod@digest) in the offer shows a NAPT on the
 //!    way.
 //! 3. [`keys`]: the pair key and both initial sequence numbers give the connection its [`token`]s and one MAC

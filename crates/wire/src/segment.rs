@@ -137,7 +137,7 @@ impl Segment {
     /// # Errors
     /// As [`Segment::parse`].
     pub fn parse_with(ip_packet: &[u8], checksums: Checksums) -> Result<Self, SegmentError> {
-        let captured = ip::read(ip_packet, checksums == Checksums::Verify)?;
+        let captured = ip::read(ip_packet, checksums)?;
         let (ip, tcp) = (captured.fields, captured.tcp);
         let tuple = Tuple::new(
             Endpoint::new(ip.source, tcp.source_port()),
