@@ -1,1 +1,44 @@
+//! Who an agent is, whom it trusts, and what two agents agree on.
+//!
+//! The life of an identity, in order:
+//! 1. [`init_host`] makes the deployment's private CA ([`Authority`]) once and a certificate for each host.
+//! 2. The agent loads its [`HostIdentity`], checks it, and joins it with its [`Trust`] (that CA, or pinned keys) to
+//!    [`Credentials`]: TLS 1.3 only, both sides with certificates.
+//! 3. When the first connection between two hosts comes up, the side that can connect calls [`dial`], the other
+//!    [`accept`]. The result is a [`Pair`] (pair ID, key, epoch, addresses, NAPT findings) and the [`Channel`] it was
+//!    agreed on, which both may go on using.
+//! 4. A new exchange between the same two agents is a new epoch; [`Epochs`] keeps the older ones for the connections
+//!    that remember them, [`PairStore`] keeps all of it across restarts.
+//!
+//! What goes wrong at a peer's end is a value with a reason ([`ExchangeError::reason`]), never a panic.
 
+mod agent_id;
+mod authority;
+mod channel;
+mod epochs;
+mod error;
+mod exchange;
+mod files;
+mod host;
+mod init;
+pub mod message;
+mod pair;
+mod store;
+mod store_codec;
+mod transcript;
+mod trust;
+mod verify;
+
+pub use agent_id::{AgentId, DEFAULT_TRUST_DOMAIN, Fingerprint, ParseAgentIdError, ParseFingerprintError};
+pub use authority::{Authority, AuthorityError, IssuedIdentity, Validity};
+pub use channel::{Channel, ChannelError, MAX_FRAME};
+pub use epochs::{Epochs, Inserted, MAX_EPOCHS};
+pub use error::{ExchangeError, Stage};
+pub use exchange::{DEFAULT_LIMIT, Local, Session, accept, dial};
+pub use host::{HostIdentity, IdentityError};
+pub use init::{AuthorityOutcome, HostOutcome, InitError, InitReport, init_host};
+pub use message::{Message, PROTOCOL_VERSION};
+pub use pair::{Abilities, Known, Pair, Remembered, Role, SleepHint, Winner, winning};
+pub use store::{MAX_PAIRS, PairStore, Quarantined, StoreError};
+pub use trust::{Credentials, Trust, TrustError};
+pub use verify::CertificateRefusal;
