@@ -59,7 +59,7 @@ pub enum MacError {
 pub struct MacInput {
     /// Byte 0: version and type as in the option.
     pub version_type: u8,
-    /// Byte 1: the low six TCP flags; ECN bits are for routers and middleboxes to change.
+    /// Byte 1: the low six of the TCP flags; those of ECN are for middleboxes to change and stay outside.
     pub flags: Flags,
     /// Bytes 2 to 3: the window field of the header, unscaled.
     pub window: u16,
@@ -88,7 +88,7 @@ impl MacInput {
         let request = segment.migrate.as_ref().ok_or(MacError::NoRequest)?;
         Ok(Self {
             version_type: request.version_type(),
-            flags: segment.flags & Flags::CLASSIC,
+            flags: segment.flags,
             window: segment.window,
             token: request.token,
             req_no: request.req_no,

@@ -3,7 +3,7 @@ mod common;
 
 use common::*;
 use proptest::prelude::*;
-use wire::{EmitError, Flags, FrameError, Segment, Tuple, rewrite_frame};
+use wire::{EmitError, Flags, FrameError, Segment, Tuple, Unreadable, rewrite_frame};
 
 /// A data segment as the kernel made it, with everything that must survive.
 fn head(tuple: Tuple, payload_len: usize) -> Segment {
@@ -162,6 +162,12 @@ fn a_frame_that_cannot_be_sent_is_an_error() {
         error.to_string(),
         "an IP fragment, not a whole segment: capture behind reassembly"
     );
+    let mut cut_extension = head(tuples()[1], 0).emit().unwrap()[..44].to_vec();
+    cut_extension[6] = 60;
+    assert!(matches!(
+        rewrite_frame(&cut_extension, from, 10),
+        Err(FrameError::Unreadable(Unreadable::Ip(_)))
+    ));
     for len in 0..40 {
         assert!(
             matches!(

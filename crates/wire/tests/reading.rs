@@ -18,6 +18,18 @@ fn extension_headers_do_not_hide_a_segment() {
 }
 
 #[test]
+fn a_payload_length_of_zero_is_refused_on_the_wire() {
+    let [_, v6] = tuples();
+    let mut packet = Segment::pure_ack(v6, 1, 2, 3, None).emit().unwrap();
+    packet[4..6].fill(0);
+    let error = Segment::parse(&packet).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "not an IP packet: payload length 0 in an IPv6 header"
+    );
+}
+
+#[test]
 fn fragments_are_refused_as_such() {
     let fragment = |change: &dyn Fn(&mut Vec<u8>), which: usize| {
         let mut packet = Segment::probe(tuples()[which], 1, 2, 3, None).emit().unwrap();

@@ -143,6 +143,14 @@ fn the_digest_of_a_segment_tells_a_napt_from_a_direct_path() {
     let permit = Permit::new(direct, 7253, 9);
     assert!(permit.is_direct(direct, 9));
     assert!(!permit.is_direct(direct, 10));
+    assert!(
+        !Permit {
+            direct_port: 1,
+            ..permit
+        }
+        .is_direct(direct, 9),
+        "the permit contradicts itself"
+    );
     assert!(!permit.is_direct(endpoint("192.168.1.2:40001"), 9));
     assert!(!permit.is_direct(endpoint("198.51.100.1:40000"), 9));
 }
@@ -152,6 +160,15 @@ fn a_mapped_address_is_the_ipv4_address_it_maps() {
     let mapped = endpoint("[::ffff:192.0.2.7]:40000");
     assert_eq!(mapped, endpoint("192.0.2.7:40000"));
     assert_eq!(digest(mapped, 1), digest(endpoint("192.0.2.7:40000"), 1));
+
+    let [plain, _] = tuples();
+    let unfolded = |endpoint: Endpoint| Endpoint {
+        address: std::net::Ipv6Addr::from(endpoint.address_bytes()).into(),
+        ..endpoint
+    };
+    let by_hand = Tuple::new(unfolded(plain.local), unfolded(plain.remote));
+    let packet = |tuple| Segment::pure_ack(tuple, 1, 2, 3, None).emit().unwrap();
+    assert_eq!(packet(by_hand), packet(plain));
 }
 
 #[test]
