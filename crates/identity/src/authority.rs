@@ -20,9 +20,9 @@ use time::OffsetDateTime;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::agent_id::{AgentId, DEFAULT_TRUST_DOMAIN, Fingerprint};
+use crate::certificate::{CertificateFacts, chained_at, rfc3339};
 use crate::files;
 use crate::host::{CA_CERTIFICATE, CA_KEY, HOST_CERTIFICATE, HOST_KEY, HostIdentity};
-use crate::verify::{CertificateFacts, chained_at, rfc3339};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -33,7 +33,7 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 pub enum AuthorityError {
     #[error("{path} exists already: use it, or choose another directory for a new CA")]
     Exists { path: PathBuf },
-    #[error("cannot read {path}: {error}")]
+    #[error("cannot read {path}: {error}; restore the CA's directory, or name an empty one to make a new CA")]
     Read { path: PathBuf, error: io::Error },
     #[error("cannot write {path}: {error}")]
     Write { path: PathBuf, error: io::Error },

@@ -100,7 +100,7 @@ pub enum ExchangeError {
 
 impl ExchangeError {
     /// Every name that [`ExchangeError::reason`] can give, for counters that shall exist from the start.
-    pub const REASONS: [&'static str; 27] = [
+    pub const REASONS: [&'static str; 26] = [
         "closed",
         "confirmation",
         "epoch",
@@ -127,7 +127,6 @@ impl ExchangeError {
         "unexpected_message",
         "unusable_certificate",
         "version",
-        "other",
     ];
 
     /// The stable name under which it is counted.

@@ -15,8 +15,8 @@ use thiserror::Error;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::agent_id::{AgentId, Fingerprint};
+use crate::certificate::{CertificateFacts, rfc3339};
 use crate::files;
-use crate::verify::{CertificateFacts, rfc3339};
 
 /// File names in an identity directory.
 pub(crate) const HOST_CERTIFICATE: &str = "host.pem";

@@ -14,6 +14,7 @@
 
 mod agent_id;
 mod authority;
+mod certificate;
 mod channel;
 mod epochs;
 mod error;
@@ -25,6 +26,7 @@ pub mod message;
 mod pair;
 mod store;
 mod store_codec;
+mod talk;
 mod transcript;
 mod trust;
 mod verify;

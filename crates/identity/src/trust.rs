@@ -20,8 +20,9 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use thiserror::Error;
 
 use crate::agent_id::Fingerprint;
+use crate::certificate::{CertificateFacts, rfc3339};
 use crate::host::HostIdentity;
-use crate::verify::{Anchors, CertificateFacts, Verifier, rfc3339};
+use crate::verify::{Anchors, Verifier};
 
 /// The protocol that both sides name in TLS, so that neither talks to some other service by mistake.
 pub(crate) const ALPN: &[u8] = b"mobility-pair/1";
