@@ -1,2 +1,14 @@
-//! The laboratory.
+//! The laboratory: roaming stories as scripts, told in network namespaces with real programs.
+//!
+//! 1. [`language`] reads a scenario: the network first, then the story.
+//! 2. [`explain`] draws and lists it without running it.
+//! 3. [`story`] runs it: it takes what it needs from the [`machine`], builds the [`network`] with links by the
+//!    [`emulator`], starts [`agents`] and programs ([`apps`] among them), walks through the steps and judges.
+pub mod agents;
+pub mod apps;
+pub mod emulator;
+pub mod explain;
 pub mod language;
+pub mod machine;
+pub mod network;
+pub mod story;

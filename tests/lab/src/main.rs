@@ -1,1 +1,167 @@
-fn main() {}
+//! `lab`: run, list, explain and check scenarios; sweep what killed runs left.
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use lab::language::{self, Scenario};
+use lab::machine::sweep;
+use lab::{apps, explain, story};
+
+#[derive(Parser)]
+#[command(name = "lab", version, about = "Roaming stories as scripts, told in network namespaces with real programs")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run one scenario; exit code 0 if it passes, 1 if it fails, 2 if it cannot be run
+    Run(Run),
+    /// List the scenarios of a directory with their titles
+    List {
+        #[arg(default_value = "tests/scenarios")]
+        directory: PathBuf,
+    },
+    /// Draw the topology of a scenario and list its story
+    Explain { file: PathBuf },
+    /// Read and check scenarios without running them
+    Check {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Return to the machine what killed runs left behind
+    Sweep,
+    /// Be one of the lab's own applications (started by the runner inside a host)
+    #[command(hide = true)]
+    App { description: String },
+}
+
+#[derive(clap::Args)]
+struct Run {
+    file: PathBuf,
+    /// Seed of everything random in the run
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Keep the artifacts although the run passes
+    #[arg(long)]
+    keep: bool,
+    /// Print the verdict as JSON instead of the timeline
+    #[arg(long)]
+    json: bool,
+    /// Where to write the artifacts, always
+    #[arg(long, value_name = "DIR")]
+    artifacts: Option<PathBuf>,
+    /// The host-agent to start [default: LAB_AGENT, beside this executable, PATH]
+    #[arg(long, value_name = "PATH")]
+    agent_binary: Option<PathBuf>,
+    /// Start no agents and ask nothing about them
+    #[arg(long)]
+    no_agents: bool,
+}
+
+fn main() -> Result<ExitCode> {
+    match Arguments::parse().command {
+        Command::Run(arguments) => run(&arguments),
+        Command::List { directory } => list(&directory),
+        Command::Explain { file } => {
+            let Some(scenario) = read(&file)? else { return Ok(ExitCode::from(2)) };
+            print!("{}{}", explain::explain(&scenario), explain::details(&scenario));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Check { files } => {
+            let mut good = true;
+            for file in &files {
+                good &= read(file)?.is_some();
+            }
+            Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(2) })
+        }
+        Command::Sweep => {
+            for name in sweep::dead_runs()? {
+                println!("swept {name}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::App { description } => match apps::run(&description) {
+            Ok(code) => Ok(ExitCode::from(code as u8)),
+            Err(reason) => bail!(reason),
+        },
+    }
+}
+
+fn run(arguments: &Run) -> Result<ExitCode> {
+    let Some(scenario) = read(&arguments.file)? else { return Ok(ExitCode::from(2)) };
+    let slow = std::env::var("LAB_SLOW").ok().and_then(|text| text.parse().ok()).unwrap_or(1.0);
+    let options = story::Options {
+        seed: arguments.seed,
+        keep: arguments.keep,
+        artifacts: arguments.artifacts.clone(),
+        agent_binary: arguments.agent_binary.clone(),
+        no_agents: arguments.no_agents,
+        print: !arguments.json,
+        slow,
+    };
+    let verdict = match story::run(scenario, &options) {
+        Ok(verdict) => verdict,
+        Err(reason) => {
+            eprintln!("lab: {reason}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    if arguments.json {
+        println!("{}", serde_json::to_string(&verdict)?);
+    } else {
+        report(&verdict);
+    }
+    Ok(if verdict.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn report(verdict: &story::Verdict) {
+    if let Some(reason) = &verdict.reason {
+        let at = verdict.line.map_or_else(|| verdict.scenario.clone(), |line| format!("{}:{line}", verdict.scenario));
+        println!("\n{at}: {reason}");
+        if let Some(step) = &verdict.step {
+            println!("    {step}");
+        }
+        println!("run it again: {}", verdict.again);
+    }
+    if let Some(artifacts) = &verdict.artifacts {
+        println!("artifacts: {}", artifacts.display());
+    }
+    let said = if verdict.passed { "PASSED" } else { "FAILED" };
+    println!("{said}  {}  {:.3} s", verdict.scenario, verdict.duration);
+}
+
+/// Reads a scenario; its mistakes go to standard error.
+fn read(file: &Path) -> Result<Option<Scenario>> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    match language::parse(&file.display().to_string(), &text) {
+        Ok(scenario) => Ok(Some(scenario)),
+        Err(mistakes) => {
+            for mistake in mistakes {
+                eprintln!("{mistake}\n");
+            }
+            Ok(None)
+        }
+    }
+}
+
+fn list(directory: &Path) -> Result<ExitCode> {
+    let entries = std::fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "scn"));
+    files.sort();
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    for file in files {
+        let text = std::fs::read_to_string(&file)?;
+        let title = match language::parse(&file.display().to_string(), &text) {
+            Ok(scenario) => scenario.title.unwrap_or_default(),
+            Err(mistakes) => format!("{} mistakes, see `lab check`", mistakes.len()),
+        };
+        table.add_row([file.display().to_string(), title]);
+    }
+    println!("{table}");
+    Ok(ExitCode::SUCCESS)
+}

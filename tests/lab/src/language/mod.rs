@@ -22,6 +22,7 @@ mod words;
 
 pub use ast::Scenario;
 pub use diagnostic::{Diagnostic, Place};
+pub use lexer::Sign;
 
 /// Reads and checks one scenario. `file` only names it in messages.
 ///
