@@ -1,6 +1,8 @@
 //! Two agents over loopback sockets within the test process.
 #![allow(dead_code)]
 
+pub mod rogue;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -139,7 +141,33 @@ pub async fn pairs(dialer: (&Credentials, Local), acceptor: (&Credentials, Local
 
 /// The reason of an exchange that must fail.
 pub fn reason(outcome: Outcome) -> &'static str {
-    outcome.expect_err("the exchange must fail").reason()
+    let error = outcome.expect_err("the exchange must fail");
+    let reason = error.reason();
+    assert!(ExchangeError::REASONS.contains(&reason), "{reason} is not listed");
+    assert!(error.to_string().len() > 20, "{error} says too little");
+    reason
+}
+
+/// What an agent makes of a peer that dials and does as `peer` says.
+pub async fn accepting<F: Future<Output = ()>>(
+    agent: &Credentials,
+    limit: Duration,
+    peer: impl FnOnce(TcpStream) -> F,
+) -> Outcome {
+    let (near, far) = sockets().await;
+    let local = facts();
+    tokio::join!(accept(far, agent, &local, limit), peer(near)).0
+}
+
+/// What an agent makes of a peer that it dials and that does as `peer` says.
+pub async fn dialling<F: Future<Output = ()>>(
+    agent: &Credentials,
+    limit: Duration,
+    peer: impl FnOnce(TcpStream) -> F,
+) -> Outcome {
+    let (near, far) = sockets().await;
+    let local = facts();
+    tokio::join!(dial(near, agent, &local, limit), peer(far)).0
 }
 
 pub fn mode(path: &Path) -> u32 {
