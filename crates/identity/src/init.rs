@@ -100,14 +100,21 @@ pub fn init_host(ca_dir: &Path, identity_dir: &Path, name: &str) -> Result<InitR
         identity_dir.join(CA_CERTIFICATE),
     );
     let there = |path: &Path| fs::symlink_metadata(path).is_ok();
-    let (authority, authority_outcome) =
-        match there(&ca_dir.join(CA_CERTIFICATE)) || there(&ca_dir.join(CA_KEY)) {
-            true => (Authority::load(ca_dir)?, AuthorityOutcome::Loaded),
-            false => (
-                Authority::create(ca_dir, Validity::of_authority())?,
-                AuthorityOutcome::Created,
-            ),
-        };
+    let have_authority = there(&ca_dir.join(CA_CERTIFICATE)) || there(&ca_dir.join(CA_KEY));
+    let (authority, authority_outcome) = match (have_authority, there(&certificate)) {
+        (true, _) => (Authority::load(ca_dir)?, AuthorityOutcome::Loaded),
+        // A new CA cannot have made what is there: most likely the directory is mistyped.
+        (false, true) => {
+            return Err(InitError::OtherAuthority {
+                path: certificate,
+                ca: ca_dir.to_owned(),
+            });
+        }
+        (false, false) => (
+            Authority::create(ca_dir, Validity::of_authority())?,
+            AuthorityOutcome::Created,
+        ),
+    };
     let host = match (there(&certificate), there(&key)) {
         (false, false) => {
             authority.issue(name, Validity::of_host())?.write(identity_dir)?;
