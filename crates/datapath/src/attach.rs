@@ -1,6 +1,6 @@
 //! Programs on devices. They stay when the agent goes, and are replaced in one step when it comes back.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use libbpf_rs::{TC_EGRESS, TC_INGRESS, TcAttachPoint, TcHook, TcHookBuilder};
 
@@ -38,14 +38,18 @@ impl KernelDatapath {
         attach(self.program_fds().parking_egress, ifindex, TC_EGRESS)
     }
 
-    /// Takes our programs off a device. What others attached stays.
-    pub fn detach_device(&self, ifindex: u32) {
-        let programs = self.program_fds();
-        for point in [TC_INGRESS, TC_EGRESS] {
-            let mut hook = hook(programs.ingress_ethernet, ifindex, point);
-            let _ = hook.detach();
-        }
+}
+
+/// Takes our programs off a device, whoever attached them; says whether there were any. What others attached
+/// stays, and so does the qdisc if anything is left on it.
+pub fn detach(ifindex: u32) -> bool {
+    let nobody = std::io::stdin();
+    let mut found = false;
+    for point in [TC_INGRESS, TC_EGRESS] {
+        // Detaching goes by priority and handle; the descriptor is not looked at.
+        found |= hook(nobody.as_fd(), ifindex, point).detach().is_ok();
     }
+    found
 }
 
 fn hook(program: BorrowedFd<'_>, ifindex: u32, point: TcAttachPoint) -> TcHook {

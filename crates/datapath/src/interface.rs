@@ -77,6 +77,9 @@ pub trait Datapath {
     fn remove_arrival(&mut self, wire: &Tuple);
     /// Makes an attempt the wire tuple, if no later one is.
     fn commit(&mut self, identity: &Tuple, wire: &Tuple, path: &Path, req_no: ReqNo) -> Result<(), DatapathError>;
+    /// Takes the way out from a connection whose wire tuple is that of `req_no`: its segments are parked until an
+    /// attempt commits. Nothing happens when a later attempt has committed meanwhile.
+    fn park(&mut self, identity: &Tuple, wire: &Tuple, req_no: ReqNo) -> Result<(), DatapathError>;
     /// Where a moved connection's segments go.
     fn wire(&self, identity: &Tuple) -> Option<WireState>;
     /// It is unmoved again, or gone.
@@ -93,8 +96,8 @@ pub trait Datapath {
     fn heads(&self, identity: &Tuple) -> Heads;
     /// Forgets them.
     fn remove_heads(&mut self, identity: &Tuple);
-    /// Brings every socket to what its session's flags ask for.
-    fn reconcile(&mut self) -> Result<(), DatapathError>;
+    /// Brings every socket to what its session's flags ask for; may go on after the call returns.
+    fn reconcile(&mut self);
     /// How many sessions exist and how many of them are moved or detached; 0 keeps the data path idle.
     fn set_load(&mut self, sessions: u32, moved: u32) -> Result<(), DatapathError>;
     /// Says that the agent lives.

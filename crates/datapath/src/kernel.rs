@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path as FilePath, PathBuf};
 use std::rc::Rc;
 
@@ -23,6 +23,7 @@ use crate::event::Event;
 use crate::interface::{Datapath, DatapathError};
 use crate::send::{Injector, Sender};
 use crate::skeleton::{MobilitySkel, MobilitySkelBuilder, Plain, types as raw};
+use crate::walker::{Walker, walk};
 use crate::types::{
     Arrival, Connection, Heads, Path, Session, Source, TcpState, WireState, tuple_from_raw, tuple_to_raw,
 };
@@ -98,6 +99,7 @@ pub struct KernelDatapath {
     sender: Sender,
     injector: Injector,
     sockops: Link,
+    walker: Walker,
     adopted: bool,
 }
 
@@ -162,6 +164,8 @@ impl KernelDatapath {
                     .map_err(|error| kernel("cannot write the configuration", error))?;
                 attach_offer(&skeleton, &link_path, cgroup.as_raw_fd()).map_err(|error| cgroup_error(format!("{error:#}")))?
             },
+            walker: Walker::start(skeleton.progs.reconcile.attach().map_err(|error| kernel("cannot attach the walk", error))?)
+                .map_err(|error| kernel("cannot start the walker", error))?,
             skeleton,
             events,
             event_queue,
@@ -182,8 +186,9 @@ impl KernelDatapath {
     }
 
     /// Readable when [`Datapath::events`] has something to say.
-    pub fn event_fd(&self) -> RawFd {
-        self.events.epoll_fd()
+    pub fn event_fd(&self) -> std::io::Result<OwnedFd> {
+        // SAFETY: the ring buffer owns the descriptor and outlives this borrow.
+        unsafe { BorrowedFd::borrow_raw(self.events.epoll_fd()) }.try_clone_to_owned()
     }
 
     /// The path of the pinned link, for the record.
@@ -369,6 +374,18 @@ impl Datapath for KernelDatapath {
         }
     }
 
+    fn park(&mut self, identity: &Tuple, wire: &Tuple, req_no: ReqNo) -> Result<(), DatapathError> {
+        let mut request = raw::request::zeroed();
+        request.kind = 5;
+        request.identity = tuple_to_raw(identity);
+        request.wire = tuple_to_raw(wire);
+        request.req_no = req_no.0;
+        match self.ask(request)?.result {
+            0 => Err(DatapathError::MapFull { map: "wires" }),
+            _ => Ok(()),
+        }
+    }
+
     fn wire(&self, identity: &Tuple) -> Option<WireState> {
         let value = self
             .skeleton
@@ -410,13 +427,8 @@ impl Datapath for KernelDatapath {
         remove(&self.skeleton.maps.heads, tuple_to_raw(identity).bytes());
     }
 
-    fn reconcile(&mut self) -> Result<(), DatapathError> {
-        self.skeleton
-            .progs
-            .reconcile
-            .attach()
-            .and_then(|link| walk(&link))
-            .map_err(|error| refused("cannot walk the sockets", error))
+    fn reconcile(&mut self) {
+        self.walker.ask();
     }
 
     fn set_load(&mut self, sessions: u32, moved: u32) -> Result<(), DatapathError> {
@@ -528,14 +540,6 @@ where
         })
         .map_err(error)?;
     builder.build().map_err(error)
-}
-
-/// Runs an iterator program over every socket.
-fn walk(link: &Link) -> Result<(), libbpf_rs::Error> {
-    let mut iterator = libbpf_rs::Iter::new(link)?;
-    let mut sink = [0u8; 64];
-    while std::io::Read::read(&mut iterator, &mut sink)? > 0 {}
-    Ok(())
 }
 
 fn update<V: Plain>(map: &dyn MapCore, name: &'static str, key: &[u8], value: &V) -> Result<(), DatapathError> {

@@ -17,6 +17,7 @@ pub mod requirements;
 pub mod send;
 mod skeleton;
 pub mod types;
+mod walker;
 
 pub use event::Event;
 pub use interface::{Datapath, DatapathError};

@@ -147,6 +147,10 @@ pub struct TcpState {
     pub mss: u32,
     /// Segments in flight.
     pub packets_out: u32,
+    /// Keepalives or window probes that were not answered yet.
+    pub probes_out: u32,
+    /// How often the retransmission timer has been doubled.
+    pub backoff: u32,
     /// Shift of our window field, if the connection scales.
     pub receive_scale: Option<u8>,
     /// TSval of the last thing sent and TSecr to echo, if the connection has timestamps.
@@ -347,6 +351,8 @@ impl TcpState {
             send_window: value.snd_wnd,
             mss: value.mss,
             packets_out: value.packets_out,
+            probes_out: u32::from(value.probes_out),
+            backoff: u32::from(value.backoff),
             receive_scale: (value.scale_ok != 0).then_some(value.receive_scale),
             timestamps: (value.timestamps_ok != 0).then_some((value.timestamp_value, value.timestamp_recent)),
         })

@@ -87,6 +87,31 @@ static __always_inline int commit(const struct tuple *identity, const struct tup
 	return 1;
 }
 
+/* Takes the way out from a wire tuple until an attempt commits; not when a later attempt has committed. */
+static __always_inline int park(const struct tuple *identity, const struct tuple *wire, u32 req_no)
+{
+	struct wire_state *state = bpf_map_lookup_elem(&wires, identity);
+
+	if (!state) {
+		struct wire_state first = {};
+
+		first.req_no = req_no;
+		first.wire = *wire;
+		if (!bpf_map_update_elem(&wires, identity, &first, BPF_NOEXIST))
+			return 1;
+		state = bpf_map_lookup_elem(&wires, identity);
+		if (!state) {
+			count(COUNTER_MAP_FULL);
+			return 0;
+		}
+	}
+	bpf_spin_lock(&state->lock);
+	if (req_no == state->req_no)
+		state->path.ifindex = 0;
+	bpf_spin_unlock(&state->lock);
+	return 1;
+}
+
 static __always_inline void report_segment(u32 kind, const struct packet *p, const struct request_option *option,
 					   const struct token_entry *entry, u32 ifindex, u32 detail)
 {

@@ -21,7 +21,8 @@ struct tuple {
 	__be16 remote_port;
 };
 
-/* The way out: device and next hop. `next_hop_family` 0 means: let the kernel's routing table decide. */
+/* The way out: device and next hop. `next_hop_family` 0 means: let the kernel's routing table decide; `ifindex`
+ * 0: there is none, segments are parked. */
 struct path {
 	u32 ifindex;
 	u32 next_hop_family;
@@ -215,6 +216,7 @@ enum request_kind {
 	REQUEST_COMMIT = 2,
 	REQUEST_MAC = 3,
 	REQUEST_DIGEST = 4,
+	REQUEST_PARK = 5,
 };
 
 struct tcp_state {
@@ -235,6 +237,9 @@ struct tcp_state {
 	u8 receive_scale;
 	u8 scale_ok;
 	u8 timestamps_ok;
+	u8 probes_out;
+	u8 backoff;
+	u8 pad[2];
 };
 
 /* Exchanged through BPF_PROG_TEST_RUN after an empty Ethernet header. */

@@ -157,6 +157,8 @@ static __always_inline void read_state(struct __sk_buff *skb, struct request *r)
 		out->snd_wnd = tp->snd_wnd;
 		out->mss = tp->mss_cache;
 		out->packets_out = tp->packets_out;
+		out->probes_out = tp->inet_conn.icsk_probes_out;
+		out->backoff = tp->inet_conn.icsk_backoff;
 		clock = tp->tcp_mstamp;
 		if (!BPF_CORE_READ_BITFIELD(tp, tcp_usec_ts))
 			clock /= 1000;
@@ -184,6 +186,9 @@ int ask(struct __sk_buff *skb)
 		break;
 	case REQUEST_COMMIT:
 		r.result = commit(&r.identity, &r.wire, &r.path, r.req_no);
+		break;
+	case REQUEST_PARK:
+		r.result = park(&r.identity, &r.wire, r.req_no);
 		break;
 	case REQUEST_MAC: {
 		u64 key[2], message[4];

@@ -92,7 +92,7 @@ static __always_inline int send_out(struct __sk_buff *skb, struct packet *p)
 		bpf_spin_unlock(&state->lock);
 	}
 	source = bpf_map_lookup_elem(&sources, wire.local);
-	if (!source || !source->usable || !same_family(p, &wire)) {
+	if (!source || !source->usable || (state && !path.ifindex) || !same_family(p, &wire)) {
 		if (payload_length(skb, p))
 			remember(skb, p, 1);
 		count(COUNTER_PARKED);

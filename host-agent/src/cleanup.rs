@@ -1,0 +1,43 @@
+//! `host-agent cleanup`: takes down everything an agent set up. Moved connections end with that.
+
+use anyhow::{Context, bail};
+use datapath::parking::Parking;
+
+use crate::config::Config;
+use crate::control::{self, Request};
+use crate::{ports, watch};
+
+/// Removes what is there; says what it was.
+pub async fn run(config: &Config) -> anyhow::Result<Vec<String>> {
+    if control::ask(&config.control_socket, &Request::Status).await.is_ok() {
+        bail!("an agent is running at {}; stop it first", config.control_socket.display());
+    }
+    let mut removed = Vec::new();
+    let (handle, _messages) = watch::open().context("cannot open netlink")?;
+    for message in watch::inventory(&handle).await.context("cannot list links")? {
+        if let rtnetlink::packet_route::RouteNetlinkMessage::NewLink(link) = message
+            && datapath::attach::detach(link.header.index)
+        {
+            removed.push(format!("programs on device {}", link.header.index));
+        }
+    }
+    removed.extend(Parking::clean_up(&handle, &config.device, config.table, config.rule_priority).await);
+    if config.pin_dir.exists() {
+        // Unpinning the link detaches the program from its cgroup.
+        for entry in std::fs::read_dir(&config.pin_dir).context("cannot read the pin directory")? {
+            let path = entry?.path();
+            std::fs::remove_file(&path).with_context(|| format!("cannot unpin {}", path.display()))?;
+        }
+        std::fs::remove_dir(&config.pin_dir)
+            .with_context(|| format!("cannot remove {}", config.pin_dir.display()))?;
+        removed.push(format!("maps and links pinned in {}", config.pin_dir.display()));
+    }
+    if ports::unreserve(ports::RESERVED.as_ref(), config.wire_ports).unwrap_or(false) {
+        removed.push(format!("reservation of ports {} to {}", config.wire_ports.0, config.wire_ports.1));
+    }
+    if config.control_socket.exists() {
+        std::fs::remove_file(&config.control_socket).context("cannot remove the control socket")?;
+        removed.push(format!("control socket {}", config.control_socket.display()));
+    }
+    Ok(removed)
+}

@@ -1,0 +1,285 @@
+//! The configuration file: TOML, every key optional, unknown keys refused.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use figment::Figment;
+use figment::providers::{Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+/// Where the file is when nobody says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/mobility/host-agent.toml";
+
+/// Everything that can be set. `packaging/host-agent.toml` explains each key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Directory of the cgroup (version 2) whose processes take part; empty: the root of the hierarchy.
+    pub cgroup: Option<PathBuf>,
+    /// What must outlive a restart.
+    pub state_dir: PathBuf,
+    /// Directory on a BPF file system.
+    pub pin_dir: PathBuf,
+    /// Unix socket of the command line tools.
+    pub control_socket: PathBuf,
+    /// TCP port on which other agents find this one.
+    pub agent_port: u16,
+    /// Directory with this host's certificate and key.
+    pub identity: PathBuf,
+    /// Whose certificates are accepted.
+    pub trust: TrustSetting,
+    /// To whom migration is offered.
+    pub offer: Offer,
+    /// First and last port of the range for moved connections.
+    pub wire_ports: (u16, u16),
+    /// Name of the parking device.
+    pub device: String,
+    /// Number of the routing table of the parking device.
+    pub table: u32,
+    /// Priority of the first of three routing rules.
+    pub rule_priority: u32,
+    /// Mark bit of sockets whose segments pass the parking device.
+    pub mark: u32,
+    /// Mark bit of the agent's own segments.
+    pub agent_mark: u32,
+    /// Mobility servers this agent may use, as URLs.
+    pub servers: Vec<String>,
+    /// Least level that is logged: error, warn, info, debug or trace; or a filter per module.
+    pub log: String,
+    /// `text` or `json`.
+    pub log_format: LogFormat,
+    /// Where Prometheus finds the metrics; empty: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// How patient the agent is.
+    pub timeouts: Timeouts,
+}
+
+/// Whose certificates are accepted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum TrustSetting {
+    /// Those of an authority: path of its certificate.
+    Ca(PathBuf),
+    /// Those of these keys: SHA-256 fingerprints as `host-agent init` prints them.
+    Pinned(Vec<String>),
+}
+
+/// To whom migration is offered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Offer {
+    /// `"any"` or `"none"`.
+    Word(OfferWord),
+    /// Prefixes; one with `!` in front is left out. The longest match counts.
+    Prefixes(Vec<String>),
+}
+
+/// The two words.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum OfferWord {
+    /// To every destination.
+    Any,
+    /// To none; the agent still answers offers.
+    None,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Durations, all in seconds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// How long a connection waits for a way to resume before it is reset.
+    pub mig_wait: f64,
+    /// How long a moved connection's tuples are kept after its end.
+    pub linger: f64,
+    /// How long a reset that nobody answers for is held.
+    pub reset: f64,
+    /// How old the agent's last sign of life may be before resets pass.
+    pub heartbeat: f64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { mig_wait: 900.0, linger: 60.0, reset: 3.0, heartbeat: 5.0 }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cgroup: None,
+            state_dir: "/var/lib/host-agent".into(),
+            pin_dir: "/sys/fs/bpf/host-agent".into(),
+            control_socket: "/run/host-agent/control.sock".into(),
+            agent_port: 7801,
+            identity: "/etc/mobility/identity".into(),
+            trust: TrustSetting::Ca("/etc/mobility/identity/ca.pem".into()),
+            offer: Offer::Word(OfferWord::Any),
+            wire_ports: (61000, 62999),
+            device: "mob0".into(),
+            table: 7801,
+            rule_priority: 78,
+            mark: 0x0040_0000,
+            agent_mark: 0x0100_0000,
+            servers: Vec::new(),
+            log: "info".into(),
+            log_format: LogFormat::Text,
+            metrics: None,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is missing though it was named.
+    #[error("cannot read {path}: {error}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        error: std::io::Error,
+    },
+    /// The file does not say what it should.
+    #[error("{path}: {error}; see packaging/host-agent.toml for every key")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        error: Box<figment::Error>,
+    },
+    /// A value that cannot be.
+    #[error("`{key}`: {error}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What is wrong, and what to do.
+        error: String,
+    },
+}
+
+impl Config {
+    /// Reads a file; without one, the default place if there is something, else the defaults.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let default = Path::new(DEFAULT_PATH);
+        let path = match path {
+            Some(path) => Some(path),
+            None => default.exists().then_some(default),
+        };
+        let mut figment = Figment::from(Serialized::defaults(Config::default()));
+        if let Some(path) = path {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
+            // `trust` is one of two: what the file says replaces the default, it does not join it.
+            if text.lines().any(|line| line.trim_start().starts_with("trust")) {
+                let mut bare = serde_json::to_value(Config::default()).unwrap_or_default();
+                if let Some(map) = bare.as_object_mut() {
+                    map.remove("trust");
+                }
+                figment = Figment::from(Serialized::defaults(bare));
+            }
+            figment = figment.merge(Toml::string(&text));
+        }
+        let shown = path.unwrap_or(default).to_owned();
+        let config: Self =
+            figment.extract().map_err(|error| ConfigError::Content { path: shown, error: Box::new(error) })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let value = |key, error: String| Err(ConfigError::Value { key, error });
+        let (first, last) = self.wire_ports;
+        if first < 1024 || last < first || last - first < 63 {
+            return value("wire_ports", format!("{first} to {last} is no range of at least 64 ports above 1023"));
+        }
+        if (first..=last).contains(&self.agent_port) {
+            return value("agent_port", format!("{} lies within wire_ports; choose another", self.agent_port));
+        }
+        if self.agent_port == 0 {
+            return value("agent_port", "0 is no port; peers must find it".into());
+        }
+        if self.mark.count_ones() != 1 || self.agent_mark.count_ones() != 1 || self.mark == self.agent_mark {
+            return value("mark", "mark and agent_mark must be two different single bits".into());
+        }
+        if self.device.is_empty() || self.device.len() > 15 || self.device.contains(['/', ' ']) {
+            return value("device", format!("`{}` is no name of a network device", self.device));
+        }
+        if self.table == 0 || (253..=255).contains(&self.table) {
+            return value("table", format!("{} is a table of the system; choose another", self.table));
+        }
+        for (key, seconds) in [
+            ("timeouts.mig_wait", self.timeouts.mig_wait),
+            ("timeouts.linger", self.timeouts.linger),
+            ("timeouts.reset", self.timeouts.reset),
+            ("timeouts.heartbeat", self.timeouts.heartbeat),
+        ] {
+            if !(0.0..=31_536_000.0).contains(&seconds) {
+                return value(key, format!("{seconds} is no number of seconds between 0 and a year"));
+            }
+        }
+        self.offers()?;
+        Ok(())
+    }
+
+    /// Whether destinations that no prefix names are offered migration, and the prefixes.
+    pub fn offers(&self) -> Result<(bool, Vec<(IpAddr, u8, bool)>), ConfigError> {
+        match &self.offer {
+            Offer::Word(word) => Ok((*word == OfferWord::Any, Vec::new())),
+            Offer::Prefixes(prefixes) => {
+                let parsed: Result<Vec<_>, _> = prefixes.iter().map(|prefix| parse_prefix(prefix)).collect();
+                let parsed = parsed.map_err(|error| ConfigError::Value { key: "offer", error })?;
+                // Only exceptions: everything else is meant.
+                let all = parsed.iter().all(|(_, _, offer)| !offer);
+                Ok((all, parsed))
+            }
+        }
+    }
+
+    /// What the state machine is told of all this.
+    pub fn policy(&self) -> migration::Policy {
+        migration::Policy {
+            mig_wait: Duration::from_secs_f64(self.timeouts.mig_wait),
+            linger: Duration::from_secs_f64(self.timeouts.linger),
+            reset_deadline: Duration::from_secs_f64(self.timeouts.reset),
+            ..migration::Policy::default()
+        }
+    }
+
+    /// The cgroup to attach to.
+    pub fn cgroup_path(&self) -> PathBuf {
+        self.cgroup.clone().unwrap_or_else(|| {
+            let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+            datapath::requirements::cgroup2_mount(&mounts).unwrap_or_else(|| "/sys/fs/cgroup".into())
+        })
+    }
+}
+
+fn parse_prefix(text: &str) -> Result<(IpAddr, u8, bool), String> {
+    let (offer, rest) = match text.strip_prefix('!') {
+        Some(rest) => (false, rest),
+        None => (true, text),
+    };
+    let (address, length) = rest.split_once('/').unwrap_or((rest, ""));
+    let address: IpAddr = address.parse().map_err(|_| format!("`{text}` is no prefix such as 192.0.2.0/24"))?;
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    let length = match length {
+        "" => longest,
+        digits => digits.parse().ok().filter(|length| *length <= longest).ok_or_else(|| {
+            format!("`{text}`: the prefix length must be a number up to {longest}")
+        })?,
+    };
+    Ok((address, length, offer))
+}

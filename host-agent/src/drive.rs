@@ -1,0 +1,496 @@
+//! The loop: the only place that waits.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use datapath::attach::Link;
+use datapath::parking::{Parking, ParkingOptions};
+use datapath::{Datapath, KernelDatapath, Path};
+use identity::{Abilities, Credentials, HostIdentity, Local, PairStore, SleepHint, Trust};
+use migration::Timestamp;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, watch as channel};
+use wire::tuple::{Endpoint, Tuple};
+
+use crate::agent::{Agent, Effect, WayOut};
+use crate::config::{Config, TrustSetting};
+use crate::control::{self, Answer, Call, Reply, Request};
+use crate::pairs::{self, PairEvent, Pairs};
+use crate::ports::{self, WirePorts};
+use crate::status::About;
+use crate::{metrics, watch};
+
+/// How often new connections get their keys and suspects are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How long the side that accepted a connection waits for the other to dial.
+const DIAL_LATER: Duration = Duration::from_secs(3);
+
+struct Clock(Duration);
+
+impl Clock {
+    fn start() -> Self {
+        Self(boot_time())
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(boot_time().saturating_sub(self.0))
+    }
+}
+
+/// Counts suspended time too: a connection that waits ages while the host sleeps.
+fn boot_time() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Everything a running agent holds.
+pub struct Driver {
+    config: Config,
+    agent: Agent<KernelDatapath>,
+    parking: Parking,
+    credentials: Credentials,
+    facts: channel::Sender<Arc<Local>>,
+    pair_events: (mpsc::Sender<PairEvent>, mpsc::Receiver<PairEvent>),
+    later: (mpsc::Sender<std::net::SocketAddr>, mpsc::Receiver<std::net::SocketAddr>),
+    clock: Clock,
+    mtu: u32,
+}
+
+/// Runs the agent until it is told to stop. Nothing of what it set up is taken down: connections live on, and
+/// the next agent adopts them.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let control_listener = control::bind(&config.control_socket).await?;
+    let outcome = run_with(config.clone(), control_listener).await;
+    let _ = std::fs::remove_file(&config.control_socket);
+    outcome
+}
+
+async fn run_with(config: Config, control_listener: tokio::net::UnixListener) -> anyhow::Result<()> {
+    let (handle, mut netlink) = watch::open().context("cannot open netlink")?;
+    let credentials = credentials(&config)?;
+    let (store, quarantined) = PairStore::open(&config.state_dir)?;
+    if let Some(quarantined) = quarantined {
+        tracing::warn!("{quarantined}");
+    }
+    let listener = listen(config.agent_port).await?;
+    let parking = Parking::set_up(
+        handle.clone(),
+        ParkingOptions {
+            device: config.device.clone(),
+            table: config.table,
+            rule_priority: config.rule_priority,
+            mark: config.mark,
+            agent_mark: config.agent_mark,
+        },
+    )
+    .await?;
+    let datapath = open_datapath(&config, &parking)?;
+    datapath.attach_parking(parking.ifindex)?;
+    if let Err(error) = ports::reserve(ports::RESERVED.as_ref(), config.wire_ports) {
+        tracing::warn!(%error, "cannot reserve the wire ports: new connections may collide with moved ones");
+    }
+    quiet_arp();
+
+    let event_fd: OwnedFd = datapath.event_fd().context("cannot wait for the data path")?;
+    // SAFETY: the descriptor is owned, nobody closes it but `AsyncFd`.
+    let event_fd = unsafe { AsyncFd::register(event_fd) }.map_err(|error| error.into_parts().1)?;
+    let agent = Agent::new(
+        datapath,
+        config.policy(),
+        parking.ifindex,
+        Pairs::new(store),
+        WirePorts::new(config.wire_ports),
+    );
+    let (facts, facts_receiver) = channel::channel(Arc::new(local_facts(&config)));
+    let mut driver = Driver {
+        parking,
+        credentials: credentials.clone(),
+        facts,
+        pair_events: mpsc::channel(64),
+        later: mpsc::channel(64),
+        clock: Clock::start(),
+        mtu: 0,
+        agent,
+        config,
+    };
+    let agent_id = credentials.identity().agent_id().to_string();
+    tokio::spawn(pairs::listen(listener, credentials, facts_receiver, driver.pair_events.0.clone()));
+    let (calls_sender, mut calls) = mpsc::channel(16);
+    tokio::spawn(control::serve(control_listener, calls_sender));
+
+    driver.start(&handle).await?;
+    metrics::serve(driver.config.metrics)?;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(agent = agent_id, port = driver.config.agent_port, "ready");
+
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = 0u32;
+    loop {
+        let alarm = driver.until_alarm();
+        tokio::select! {
+            biased;
+            ready = event_fd.readable() => {
+                let mut guard = ready?;
+                guard.clear_ready();
+                driver.datapath_events();
+            }
+            Some(message) = netlink.recv() => {
+                let now = driver.clock.now();
+                let events = driver.agent.network.apply(&message);
+                events.into_iter().for_each(|event| driver.agent.network_changed(event, now));
+            }
+            () = tokio::time::sleep(alarm.unwrap_or(Duration::MAX)), if alarm.is_some() => {
+                let now = driver.clock.now();
+                driver.agent.timers(now);
+            }
+            Some(event) = driver.pair_events.1.recv() => driver.agent.pair_event(event),
+            Some(peer) = driver.later.1.recv() => driver.dial_unless_paired(peer),
+            Some(call) = calls.recv() => driver.answer(call, &agent_id).await,
+            _ = tick.tick() => {
+                let now = driver.clock.now();
+                driver.agent.tick(now);
+                ticks = ticks.wrapping_add(1);
+                if ticks.is_multiple_of(10) {
+                    driver.agent.datapath.beat();
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+                    metrics::update(&driver.agent);
+                }
+            }
+            _ = hangup.recv() => driver.reload(),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+        driver.carry_out().await;
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let kept = driver.agent.sessions.len();
+    tracing::info!(connections = kept, "stopped; connections stay as they are (\"host-agent cleanup\" ends that)");
+    Ok(())
+}
+
+/// This host's certificate, checked against what it trusts.
+pub fn credentials(config: &Config) -> anyhow::Result<Credentials> {
+    let identity = HostIdentity::load(&config.identity)?;
+    Ok(Credentials::new(identity, &trust(config)?)?)
+}
+
+/// The trust setting in the identity crate's terms.
+pub fn trust(config: &Config) -> anyhow::Result<Trust> {
+    Ok(match &config.trust {
+        TrustSetting::Ca(bundle) => Trust::Ca { bundle: bundle.clone() },
+        TrustSetting::Pinned(pins) => Trust::Pinned {
+            fingerprints: pins.iter().map(|pin| pin.parse()).collect::<Result<_, _>>().context("`trust.pinned`")?,
+        },
+    })
+}
+
+async fn listen(port: u16) -> anyhow::Result<tokio::net::TcpListener> {
+    let advice = || format!("cannot listen on the agent port {port}: stop what uses it, or set `agent_port`");
+    let any6 = std::net::SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
+    match tokio::net::TcpListener::bind(any6).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(error).with_context(advice),
+        // A host without IPv6.
+        Err(_) => tokio::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port)).await.with_context(advice),
+    }
+}
+
+fn open_datapath(config: &Config, parking: &Parking) -> anyhow::Result<KernelDatapath> {
+    let (offer_all, offer) = config.offers()?;
+    let options = datapath_options(config, parking.ifindex, parking.mac, offer_all, offer);
+    Ok(KernelDatapath::open(&options)?)
+}
+
+fn datapath_options(
+    config: &Config,
+    ifindex: u32,
+    mac: [u8; 6],
+    offer_all: bool,
+    offer: Vec<(IpAddr, u8, bool)>,
+) -> datapath::Options {
+    datapath::Options {
+        pin_dir: config.pin_dir.clone(),
+        cgroup: config.cgroup_path(),
+        mark: config.mark,
+        agent_mark: config.agent_mark,
+        parking_ifindex: ifindex,
+        parking_mac: mac,
+        agent_port: config.agent_port,
+        offer_all,
+        offer,
+        heartbeat_limit: Duration::from_secs_f64(config.timeouts.heartbeat),
+    }
+}
+
+fn local_facts(config: &Config) -> Local {
+    Local {
+        agent_port: config.agent_port,
+        direct_addresses: Vec::new(),
+        peer_observed: None,
+        servers: config.servers.clone(),
+        abilities: Abilities::default(),
+        sleep: SleepHint::default(),
+        known: Default::default(),
+    }
+}
+
+/// A host must not answer ARP for addresses that it only keeps.
+fn quiet_arp() {
+    let path = PathBuf::from("/proc/sys/net/ipv4/conf/all/arp_ignore");
+    if std::fs::read_to_string(&path).is_ok_and(|value| value.trim() == "0")
+        && let Err(error) = std::fs::write(&path, "1")
+    {
+        tracing::warn!(%error, "cannot set arp_ignore: this host answers ARP for addresses it has lost");
+    }
+}
+
+impl Driver {
+    async fn start(&mut self, handle: &rtnetlink::Handle) -> anyhow::Result<()> {
+        let now = self.clock.now();
+        let retired = self.parking.retired().await;
+        for message in watch::inventory(handle).await.context("cannot list links and addresses")? {
+            let events = self.agent.network.apply(&message);
+            events.into_iter().for_each(|event| self.agent.network_changed(event, now));
+        }
+        self.agent.adopt(retired, now);
+        // What was lost while no agent ran.
+        let lost: Vec<IpAddr> = self
+            .agent
+            .sessions
+            .values()
+            .flat_map(|managed| [managed.machine.wire().local.address, managed.identity.local.address])
+            .filter(|address| self.agent.network.device_of(*address).is_none())
+            .collect();
+        for address in std::collections::BTreeSet::from_iter(lost) {
+            self.agent.network_changed(crate::network::NetworkEvent::AddressLost { address }, now);
+        }
+        self.carry_out().await;
+        Ok(())
+    }
+
+    fn until_alarm(&self) -> Option<Duration> {
+        self.agent.next_alarm().map(|at| at.since(self.clock.now()))
+    }
+
+    fn datapath_events(&mut self) {
+        // What one event causes may bring the next: a handshake is done in one go.
+        loop {
+            let events = self.agent.datapath.events();
+            if events.is_empty() {
+                break;
+            }
+            for event in events {
+                let now = self.clock.now();
+                self.agent.datapath_event(event, now);
+            }
+        }
+        self.agent.settled();
+    }
+
+    async fn carry_out(&mut self) {
+        loop {
+            let mut effects = std::mem::take(&mut self.agent.effects);
+            if effects.is_empty() {
+                return;
+            }
+            effects.dedup();
+            for effect in effects {
+                self.carry_out_one(effect).await;
+            }
+            self.agent.settled();
+        }
+    }
+
+    async fn carry_out_one(&mut self, effect: Effect) {
+        match effect {
+            Effect::Attach { ifindex, name, ethernet } => {
+                if ifindex == self.parking.ifindex {
+                    return;
+                }
+                let link = if ethernet { Link::Ethernet } else { Link::Raw };
+                if let Err(error) = self.agent.datapath.attach_device(ifindex, link) {
+                    tracing::warn!(device = name, %error, "connections over this device cannot migrate");
+                }
+            }
+            Effect::Retire(address) => {
+                if let Err(error) = self.parking.retire(address).await {
+                    tracing::error!(%error, "an address is lost to its connections");
+                }
+            }
+            Effect::Release(address) => match self.parking.release(address).await {
+                Ok(()) => self.agent.timeline.note("", "address_released", address.to_string()),
+                Err(error) => tracing::warn!(%error, "an address stays on the parking device"),
+            },
+            Effect::FindWaysOut => {
+                let needy = self.agent.in_need();
+                self.find_ways_out(needy, None, None).await;
+            }
+            Effect::FindWayOut(identity) => {
+                self.find_ways_out(vec![identity], None, None).await;
+            }
+            Effect::Dial(peer) => self.dial_unless_paired(peer),
+            Effect::DialLater(peer) => {
+                let sender = self.later.0.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(DIAL_LATER).await;
+                    let _ = sender.send(peer).await;
+                });
+            }
+            Effect::UpdateFacts => {
+                let mut local = local_facts(&self.config);
+                local.direct_addresses = self.agent.network.usable().map(|(address, _)| address).collect();
+                local.known = self.agent.pairs.known();
+                self.facts.send_replace(Arc::new(local));
+            }
+        }
+    }
+
+    /// One look at the routing table for each peer, then one attempt for each connection.
+    async fn find_ways_out(&mut self, connections: Vec<Tuple>, from: Option<IpAddr>, to: Option<Endpoint>) -> usize {
+        let mut ways: Vec<(IpAddr, Option<WayOut>)> = Vec::new();
+        let mut begun = 0;
+        for identity in connections {
+            let Some(managed) = self.agent.sessions.get(&identity) else { continue };
+            let peer = to.map_or(managed.machine.wire().remote.address, |to| to.address);
+            let way = match ways.iter().find(|(known, _)| *known == peer) {
+                Some((_, way)) => *way,
+                None => {
+                    let way = self.way_to(peer, from).await;
+                    ways.push((peer, way));
+                    way
+                }
+            };
+            let Some(way) = way else { continue };
+            let now = self.clock.now();
+            self.agent.try_way_out(identity, way, to, now);
+            begun += 1;
+            // Answers to the first must not wait for the last.
+            if begun % 16 == 0 {
+                self.datapath_events();
+            }
+        }
+        begun
+    }
+
+    async fn way_to(&mut self, peer: IpAddr, from: Option<IpAddr>) -> Option<WayOut> {
+        let from_device = from.and_then(|from| self.agent.network.device_of(from));
+        let route = self.parking.route_to(peer, from, from_device).await?;
+        let source = from.or(route.source)?;
+        if self.agent.network.device_of(source) != Some(route.ifindex) {
+            return None;
+        }
+        let mtu = self.agent.network.mtu(route.ifindex).unwrap_or(1500);
+        if mtu != self.mtu {
+            self.mtu = mtu;
+            if let Err(error) = self.parking.set_mtu(Some(mtu)).await {
+                tracing::warn!(%error, mtu, "cannot tell the MTU of the new path");
+            }
+        }
+        let next_hop = Some(route.gateway.unwrap_or(peer));
+        Some(WayOut { source, path: Path { ifindex: route.ifindex, next_hop } })
+    }
+
+    fn dial_unless_paired(&mut self, peer: std::net::SocketAddr) {
+        if !self.agent.pairs.of(peer.ip(), peer.port()).is_empty() || !self.agent.pairs.may_dial(peer.ip(), peer.port()) {
+            return;
+        }
+        self.dial(peer);
+    }
+
+    fn dial(&self, peer: std::net::SocketAddr) {
+        tokio::spawn(pairs::dial(
+            peer,
+            self.config.agent_mark,
+            self.credentials.clone(),
+            self.facts.subscribe(),
+            self.pair_events.0.clone(),
+        ));
+    }
+
+    fn reload(&mut self) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
+        tracing::info!("reloading the certificate");
+        match credentials(&self.config) {
+            Ok(credentials) => self.credentials = credentials,
+            Err(error) => tracing::error!("kept the old certificate: {error:#}"),
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    async fn answer(&mut self, call: Call, agent_id: &str) {
+        let done = |value| Reply::Answer(Answer::Done(value));
+        let reply = match call.request {
+            Request::Status => {
+                let about = About {
+                    agent_id: agent_id.to_string(),
+                    agent_port: self.config.agent_port,
+                    uptime: self.clock.now().0,
+                };
+                done(serde_json::json!(self.agent.status(&about)))
+            }
+            Request::Connections => done(serde_json::json!(self.agent.connection_rows())),
+            Request::Pairs => done(serde_json::json!(self.agent.pair_rows())),
+            Request::Events { follow } => {
+                Reply::Stream(self.agent.timeline.recent(), follow.then(|| self.agent.timeline.follow()))
+            }
+            Request::Pair { host, port } => {
+                let peer = std::net::SocketAddr::new(host, port.unwrap_or(self.config.agent_port));
+                self.dial(peer);
+                done(serde_json::json!({ "dialled": peer.to_string() }))
+            }
+            Request::Migrate { connection, from, to } => match self.migrate(connection, from, to).await {
+                Ok(count) => done(serde_json::json!({ "begun": count })),
+                Err(why) => Reply::Answer(Answer::Refused(why)),
+            },
+        };
+        let _ = call.reply.send(reply);
+    }
+
+    async fn migrate(
+        &mut self,
+        connection: Option<String>,
+        from: Option<IpAddr>,
+        to: Option<std::net::SocketAddr>,
+    ) -> Result<usize, String> {
+        if let Some(from) = from
+            && self.agent.network.device_of(from).is_none()
+        {
+            return Err(format!("{from} is no usable address of this host; see \"host-agent status\""));
+        }
+        let chosen: Vec<Tuple> = self
+            .agent
+            .sessions
+            .values()
+            .filter(|managed| !managed.released)
+            .map(|managed| managed.identity)
+            .filter(|identity| {
+                connection.as_ref().is_none_or(|name| {
+                    *name == identity.to_string()
+                        || *name == identity.local.to_string()
+                        || *name == identity.remote.to_string()
+                })
+            })
+            .collect();
+        if chosen.is_empty() {
+            return Err(match connection {
+                Some(name) => format!("no connection `{name}`; \"host-agent connections\" lists them"),
+                None => "no connection can migrate".into(),
+            });
+        }
+        if to.is_some() && chosen.len() > 1 {
+            return Err("a destination is for one connection; name it".into());
+        }
+        let count = chosen.len();
+        match self.find_ways_out(chosen, from, to.map(Endpoint::from)).await {
+            0 => Err("no route to the peer from there".into()),
+            _ => Ok(count),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Pairs with other agents: who listens on the agent port, who is dialled, and which pair a connection belongs to.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use identity::{Credentials, ExchangeError, Local, Pair, PairStore};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use wire::tuple::Endpoint;
+
+/// Exchanges that run at once; more wait in the listen queue.
+const MAX_EXCHANGES: usize = 64;
+/// How long an exchange may take.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// What became of an exchange. Past facts.
+#[derive(Debug)]
+pub enum PairEvent {
+    /// Both ends hold a key.
+    Agreed(Box<Pair>),
+    /// It came to nothing: the connections with that host stay plain.
+    Failed {
+        /// Where the peer was.
+        peer: SocketAddr,
+        /// Whether this end dialled.
+        dialled: bool,
+        /// Short name of the reason, for counters.
+        reason: &'static str,
+        /// For people.
+        detail: String,
+    },
+}
+
+/// What is told in every exchange; kept up to date by the driver.
+pub type Facts = watch::Receiver<Arc<Local>>;
+
+/// Accepts exchanges for ever.
+pub async fn listen(listener: TcpListener, credentials: Credentials, facts: Facts, events: mpsc::Sender<PairEvent>) {
+    let slots = Arc::new(Semaphore::new(MAX_EXCHANGES));
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept on the agent port");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (credentials, events) = (credentials.clone(), events.clone());
+        let local = facts_for(&facts, peer);
+        tokio::spawn(async move {
+            let outcome = identity::accept(stream, &credentials, &local, LIMIT).await;
+            let _ = events.send(told(outcome.map(|session| session.pair), peer, false)).await;
+            drop(slot);
+        });
+    }
+}
+
+/// Dials a peer's agent, from the address that the connections to it have.
+pub async fn dial(peer: SocketAddr, mark: u32, credentials: Credentials, facts: Facts, events: mpsc::Sender<PairEvent>) {
+    let local = facts_for(&facts, peer);
+    let outcome = async {
+        let stream = tokio::time::timeout(LIMIT, connect(peer, mark))
+            .await
+            .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))
+            .and_then(|result| result)
+            .map_err(|error| ("unreachable", format!("the agent port does not answer: {error}")))?;
+        identity::dial(stream, &credentials, &local, LIMIT)
+            .await
+            .map(|session| session.pair)
+            .map_err(|error| (error.reason(), error.to_string()))
+    };
+    let event = match outcome.await {
+        Ok(pair) => PairEvent::Agreed(Box::new(pair)),
+        Err((reason, detail)) => PairEvent::Failed { peer, dialled: true, reason, detail },
+    };
+    let _ = events.send(event).await;
+}
+
+async fn connect(peer: SocketAddr, mark: u32) -> std::io::Result<TcpStream> {
+    let socket = match peer {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+    };
+    socket2::SockRef::from(&socket).set_mark(mark)?;
+    socket.connect(peer).await
+}
+
+fn facts_for(facts: &Facts, peer: SocketAddr) -> Local {
+    let mut local = Local::clone(&facts.borrow());
+    local.peer_observed = Some(Endpoint::from(peer));
+    local
+}
+
+fn told(outcome: Result<Pair, ExchangeError>, peer: SocketAddr, dialled: bool) -> PairEvent {
+    match outcome {
+        Ok(pair) => PairEvent::Agreed(Box::new(pair)),
+        Err(error) => PairEvent::Failed { peer, dialled, reason: error.reason(), detail: error.to_string() },
+    }
+}
+
+/// The pairs that are known, and what is under way.
+pub struct Pairs {
+    store: PairStore,
+    /// Peers that were dialled: when, and how often in vain.
+    dialled: HashMap<(IpAddr, u16), (Instant, u32)>,
+}
+
+impl Pairs {
+    /// With what the store remembers.
+    pub fn new(store: PairStore) -> Self {
+        Self { store, dialled: HashMap::new() }
+    }
+
+    /// Takes up a finished exchange; an error means that it will be forgotten when the agent restarts.
+    pub fn agreed(&mut self, pair: Pair) -> Result<(), identity::StoreError> {
+        self.dialled.retain(|(address, _), _| *address != pair.peer_observed.address);
+        self.store.insert(pair);
+        self.store.save()
+    }
+
+    /// The pairs to which a peer with this address and agent port may belong, the newest first.
+    pub fn of(&self, peer: IpAddr, agent_port: u16) -> Vec<&Pair> {
+        let mut found: Vec<&Pair> = self
+            .store
+            .iter()
+            .map(|epochs| epochs.current())
+            .filter(|pair| {
+                pair.peer_agent_port == agent_port
+                    && (pair.peer_observed.address == peer || pair.peer_direct_addresses.contains(&peer))
+            })
+            .collect();
+        found.sort_by_key(|pair| std::cmp::Reverse(pair.established_at));
+        found
+    }
+
+    /// Every pair's newest exchange.
+    pub fn all(&self) -> impl Iterator<Item = &Pair> {
+        self.store.iter().map(|epochs| epochs.current())
+    }
+
+    /// What is remembered of earlier exchanges, for the next one.
+    pub fn known(&self) -> identity::Known {
+        self.store.known()
+    }
+
+    /// Whether a peer may be dialled now; if so it is noted. After failures the wait grows, up to five minutes.
+    pub fn may_dial(&mut self, peer: IpAddr, agent_port: u16) -> bool {
+        let now = Instant::now();
+        let (last, tries) = self.dialled.get(&(peer, agent_port)).copied().unwrap_or((now, 0));
+        let wait = match tries {
+            0 => Duration::ZERO,
+            tries => Duration::from_secs(2u64.saturating_pow(tries.min(8)).min(300)),
+        };
+        if now.duration_since(last) < wait {
+            return false;
+        }
+        self.dialled.insert((peer, agent_port), (now, tries + 1));
+        true
+    }
+
+    /// The network is another one: whoever could not be reached may be reached now.
+    pub fn forgive(&mut self) {
+        self.dialled.clear();
+    }
+}

@@ -1,0 +1,206 @@
+//! The connections that can migrate: their machines, their keys, and what the data path holds for them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use datapath::{Path, Session, SessionFlags, TcpState};
+use migration::{Adopted, Machine, Policy, Timestamp};
+use uuid::Uuid;
+use wire::keys::{ConnectionKeys, MacKey, Role, TokenKey};
+use wire::reqno::ReqNo;
+use wire::tuple::{Endpoint, Tuple};
+
+/// The keys that one pair would give a connection.
+#[derive(Clone)]
+pub struct KeySet {
+    /// The keys.
+    pub keys: ConnectionKeys,
+    /// The pair.
+    pub pair_id: Uuid,
+    /// The pair key's epoch.
+    pub epoch: u32,
+}
+
+/// What must be seen before the kernel gets its own timeouts back.
+#[derive(Clone, Copy, Debug)]
+pub struct Restoring {
+    /// SND.UNA when the connection resumed.
+    pub snd_una: u32,
+    /// Whether data was outstanding then.
+    pub outstanding: bool,
+}
+
+/// One connection that can migrate.
+pub struct Managed {
+    /// As its socket knows it.
+    pub identity: Tuple,
+    /// This end's role.
+    pub role: Role,
+    /// Initial sequence numbers: the initiator's, the acceptor's.
+    pub isns: (u32, u32),
+    /// Where it stands.
+    pub machine: Machine,
+    /// Keys under each pair that the peer may belong to; the first is right unless several agents share the
+    /// peer's address.
+    pub candidates: Vec<KeySet>,
+    /// The candidate that a MAC has fitted.
+    pub chosen: usize,
+    /// What its socket is asked for.
+    pub flags: SessionFlags,
+    /// The numbers whose tokens the data path knows.
+    pub tokens: BTreeSet<ReqNo>,
+    /// The tuples the data path knows, with the attempt each belongs to.
+    pub tuples: HashMap<Tuple, ReqNo>,
+    /// Ways out, by our own endpoint.
+    pub paths: HashMap<Endpoint, Path>,
+    /// Set while the kernel's timeouts wait to be restored.
+    pub restoring: Option<Restoring>,
+    /// What the socket said when it became suspect.
+    pub suspected_at: Option<TcpState>,
+    /// When it was detached, until it has resumed.
+    pub detached_at: Option<Timestamp>,
+    /// When an address for it became usable, until it has resumed.
+    pub usable_at: Option<Timestamp>,
+    /// How often it has moved.
+    pub moves: u32,
+    /// From a usable address to the commit, last time.
+    pub last_resumption: Option<Duration>,
+    /// How long it was detached, last time.
+    pub last_outage: Option<Duration>,
+    /// The reset that is held back: its tuple and numbers.
+    pub held_reset: Option<HeldReset>,
+    /// Everything but its keys is released.
+    pub released: bool,
+}
+
+/// A plain reset that waits for a verdict.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldReset {
+    /// Its sequence number.
+    pub seq: u32,
+    /// Its acknowledgement number.
+    pub ack: u32,
+    /// Its TCP flags.
+    pub flags: u8,
+}
+
+impl Managed {
+    /// A connection that has never moved.
+    pub fn new(
+        identity: Tuple,
+        role: Role,
+        isns: (u32, u32),
+        candidates: Vec<KeySet>,
+        policy: Policy,
+    ) -> Self {
+        Self::with_machine(identity, role, isns, candidates, Machine::new(role, identity, policy))
+    }
+
+    /// One that an earlier agent left behind.
+    pub fn adopt(identity: Tuple, session: &Session, adopted: Adopted, policy: Policy, now: Timestamp) -> Self {
+        let (initiator_to_acceptor, acceptor_to_initiator) = match session.role {
+            Role::Initiator => (session.key_out.clone(), session.key_in.clone()),
+            Role::Acceptor => (session.key_in.clone(), session.key_out.clone()),
+        };
+        let keys = ConnectionKeys {
+            initiator_to_acceptor,
+            acceptor_to_initiator,
+            token_key: TokenKey::new(*session.key_token.as_bytes()),
+        };
+        let set = KeySet { keys, pair_id: Uuid::from_bytes(session.pair_id), epoch: session.epoch };
+        let machine = Machine::adopt(session.role, adopted, policy, now);
+        let isns = (session.isn_initiator, session.isn_acceptor);
+        let mut managed = Self::with_machine(identity, session.role, isns, vec![set], machine);
+        managed.flags = session.flags;
+        managed
+    }
+
+    fn with_machine(
+        identity: Tuple,
+        role: Role,
+        isns: (u32, u32),
+        candidates: Vec<KeySet>,
+        machine: Machine,
+    ) -> Self {
+        Self {
+            identity,
+            role,
+            isns,
+            machine,
+            candidates,
+            chosen: 0,
+            flags: SessionFlags { hold_reset: true, watch: true, ..SessionFlags::default() },
+            tokens: BTreeSet::new(),
+            tuples: HashMap::new(),
+            paths: HashMap::new(),
+            restoring: None,
+            suspected_at: None,
+            detached_at: None,
+            usable_at: None,
+            moves: 0,
+            last_resumption: None,
+            last_outage: None,
+            held_reset: None,
+            released: false,
+        }
+    }
+
+    /// The keys in force.
+    pub fn keys(&self) -> &KeySet {
+        &self.candidates[self.chosen]
+    }
+
+    /// Signs what this end sends.
+    pub fn key_out(&self) -> &MacKey {
+        self.keys().keys.outgoing(self.role)
+    }
+
+    /// What the data path keeps of it across a restart of the agent.
+    pub fn session(&self) -> Session {
+        let set = self.keys();
+        Session {
+            key_out: set.keys.outgoing(self.role).clone(),
+            key_in: set.keys.incoming(self.role).clone(),
+            key_token: MacKey::new(*set.keys.token_key.as_bytes()),
+            pair_id: *set.pair_id.as_bytes(),
+            epoch: set.epoch,
+            isn_initiator: self.isns.0,
+            isn_acceptor: self.isns.1,
+            req_committed: self.machine.known(),
+            req_stored: self.machine.highest_seen(),
+            flags: self.flags,
+            role: self.role,
+        }
+    }
+
+    /// Whether the data path has to look at more than the connection's keys.
+    pub fn is_active(&self) -> bool {
+        !self.released
+            && (self.machine.committed() != ReqNo::UNMOVED
+                || self.machine.is_parked()
+                || !self.machine.attempts().is_empty()
+                || !self.machine.answered().is_empty())
+    }
+
+    /// The tuples on which its segments may arrive, with the attempt of each.
+    pub fn wanted_tuples(&self) -> HashMap<Tuple, ReqNo> {
+        let machine = &self.machine;
+        let mut wanted = HashMap::new();
+        if self.released {
+            return wanted;
+        }
+        for (tuple, req_no) in &self.tuples {
+            let attempted =
+                machine.attempts().iter().any(|a| a.req_no == *req_no && a.from == tuple.local && a.tried(tuple.remote));
+            if attempted {
+                wanted.insert(*tuple, *req_no);
+            }
+        }
+        wanted.extend(machine.lingering().iter().map(|l| (l.tuple, l.req_no)));
+        wanted.extend(machine.answered().iter().map(|a| (a.tuple, a.req_no)));
+        if machine.committed() != ReqNo::UNMOVED {
+            wanted.insert(machine.wire(), machine.committed());
+        }
+        wanted
+    }
+}

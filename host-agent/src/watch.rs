@@ -1,0 +1,48 @@
+//! The world becomes events: links, addresses and routes by netlink.
+
+use futures_util::{StreamExt, TryStreamExt};
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
+use tokio::sync::mpsc;
+
+/// Opens netlink and subscribes. Every message arrives in the order in which the kernel sent it: first what is
+/// there now, then what changes.
+///
+/// # Errors
+/// The kernel refuses the socket.
+pub fn open() -> std::io::Result<(Handle, mpsc::UnboundedReceiver<RouteNetlinkMessage>)> {
+    let (connection, handle, mut messages) = new_multicast_connection(&[
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+    ])?;
+    tokio::spawn(connection);
+    let (sender, receiver) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some((message, _)) = messages.next().await {
+            if let NetlinkPayload::InnerMessage(message) = message.payload
+                && sender.send(message).is_err()
+            {
+                return;
+            }
+        }
+    });
+    Ok((handle, receiver))
+}
+
+/// What is there now, as if it had just appeared.
+pub async fn inventory(handle: &Handle) -> Result<Vec<RouteNetlinkMessage>, rtnetlink::Error> {
+    let mut found = Vec::new();
+    let mut links = handle.link().get().execute();
+    while let Some(link) = links.try_next().await? {
+        found.push(RouteNetlinkMessage::NewLink(link));
+    }
+    let mut addresses = handle.address().get().execute();
+    while let Some(address) = addresses.try_next().await? {
+        found.push(RouteNetlinkMessage::NewAddress(address));
+    }
+    Ok(found)
+}
