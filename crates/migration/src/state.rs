@@ -93,6 +93,8 @@ pub(crate) struct Ending {
     pub(crate) release: Option<Timestamp>,
     /// When the keys are dropped; none once they are.
     pub(crate) bury: Option<Timestamp>,
+    /// Whether the connection ended here and the peer may not know.
+    pub(crate) peer_unaware: bool,
     /// Migrate-Resets still to be sent.
     pub(crate) resets: u32,
     /// When the next is due; none while there is no address to send it from.
@@ -213,7 +215,7 @@ impl Machine {
             answered: Vec::new(),
             lingering: Vec::new(),
             give_up: adopted.parked.then(|| now + policy.mig_wait),
-            time_wait_ends: None,
+            time_wait_ends: (adopted.tcp_state == TcpState::TimeWait).then(|| now + policy.linger),
             held_reset: None,
             ending: None,
         }
@@ -361,6 +363,7 @@ impl Machine {
             .map(|at| (at, Why::RepeatMigrateReset));
         let release = ending
             .and_then(|ending| ending.release)
+            .or(self.time_wait_ends)
             .map(|at| (at, Why::ReleaseDue));
         let bury = ending
             .and_then(|ending| ending.bury)

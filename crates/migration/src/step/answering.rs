@@ -119,10 +119,12 @@ impl Turn {
         self.both_know(req_no);
         if req_no < self.m.committed {
             // Crossed attempts: the peer has moved to its own before it learns of ours. It is heard until then.
-            if wire != self.m.wire {
-                self.linger(req_no, wire);
-            }
-            return;
+            let heard =
+                wire == self.m.wire || self.m.lingering.iter().any(|lingering| lingering.tuple == wire);
+            return match heard {
+                false => self.linger(req_no, wire),
+                true => self.refuse(Refusal::NothingToDo),
+            };
         }
         self.forget_answers(|answered| answered.req_no == req_no);
         self.m.peer_seen = self.m.peer_seen.max(req_no);

@@ -57,13 +57,26 @@ impl Turn {
 
     /// As [`Self::end_in_disorder`], and the peer is told; later, when nothing can be sent now.
     pub(super) fn end_with_migrate_reset(&mut self) {
+        // While parked, the way of the last MSYN is the only one there is.
+        let underway = self
+            .m
+            .attempts
+            .last()
+            .map(|attempt| Tuple::new(attempt.from, attempt.to()));
+        let way = if self.m.parked {
+            underway
+        } else {
+            Some(self.m.wire)
+        };
         self.end_in_disorder();
         if let Some(ending) = &mut self.m.ending
             && self.m.keys
             && self.m.policy.migrate_reset_tries > 0
         {
+            ending.peer_unaware = true;
             ending.resets = self.m.policy.migrate_reset_tries;
-            ending.reset_due = (!self.m.parked).then_some(self.now);
+            ending.reset_due = way.map(|_| self.now);
+            ending.reset_tuple = way.unwrap_or(ending.reset_tuple);
         }
         self.end_timers();
     }
@@ -89,6 +102,7 @@ impl Turn {
         self.m.ending = Some(Ending {
             release: Some(release),
             bury: Some(bury),
+            peer_unaware: false,
             resets: 0,
             reset_due: None,
             reset_tuple: tuple,
@@ -125,7 +139,10 @@ impl Turn {
                     (ending.resets, ending.reset_due) = (0, None);
                 }
             }
-            Event::TimerFired => self.end_timers(),
+            Event::TimerFired => {
+                self.lingers_due();
+                self.end_timers();
+            }
             _ => self.refuse(Refusal::Closed),
         }
     }
@@ -145,11 +162,14 @@ impl Turn {
         });
     }
 
-    /// A reset that could not be sent while parked is sent from the first address that comes.
+    /// A reset that could not be sent while parked, or that may have gone to where the peer was, is sent from each
+    /// address and to each destination that comes.
     fn send_late_reset(&mut self, tuple: Tuple) {
+        let tries = self.m.policy.migrate_reset_tries;
         match &mut self.m.ending {
-            Some(ending) if ending.resets > 0 && ending.reset_due.is_none() => {
+            Some(ending) if ending.peer_unaware && ending.bury.is_some() && self.m.keys && tries > 0 => {
                 ending.reset_tuple = tuple;
+                ending.resets = tries;
                 ending.reset_due = Some(self.now);
                 self.end_timers();
             }

@@ -62,7 +62,8 @@ impl Turn {
         if held.deadline <= self.now {
             self.out.push(Action::Report(Report::ResetUndecided));
             self.out.push(Action::DeliverReset);
-            return self.end_in_disorder();
+            // The peer may live: it learns that this end does not.
+            return self.end_with_migrate_reset();
         }
         if held.probe.is_some_and(|at| at <= self.now) {
             self.probe(held);
