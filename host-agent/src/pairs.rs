@@ -42,7 +42,7 @@ pub async fn listen(listener: TcpListener, credentials: Credentials, facts: Fact
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
+            Ok((stream, peer)) => (stream, SocketAddr::new(peer.ip().to_canonical(), peer.port())),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept on the agent port");
                 tokio::time::sleep(Duration::from_millis(100)).await;

@@ -116,6 +116,7 @@ impl KernelDatapath {
         }
         let link_path = options.pin_dir.join("offer_link");
         let adopted = link_path.exists();
+        libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, |_, text| tracing::debug!(target: "libbpf", "{}", text.trim_end()))));
         let load = |error: libbpf_rs::Error| OpenError::Load { error: format!("{error:#}") };
 
         let mut builder = MobilitySkelBuilder::default();

@@ -36,13 +36,13 @@ int offer(struct bpf_sock_ops *skops)
 		return 1;
 	switch (op) {
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		if (offered_to(skops, c) && !multipath(skops))
+		if (offered_to(skops, c) && !left_alone(skops, c))
 			flags_set(skops, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, 0);
 		break;
 	case BPF_SOCK_OPS_TCP_LISTEN_CB: {
 		u32 one = 1;
 
-		if (multipath(skops))
+		if (left_alone(skops, c))
 			break;
 		bpf_setsockopt(skops, IPPROTO_TCP, TCP_SAVE_SYN, &one, sizeof(one));
 		flags_set(skops, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, 0);
@@ -62,7 +62,7 @@ int offer(struct bpf_sock_ops *skops)
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		flags_set(skops, 0, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
-		if (multipath(skops))
+		if (left_alone(skops, c))
 			break;
 		if (find_permit(skops, &permit, BPF_LOAD_HDR_OPT_TCP_SYN) || find_permit(skops, &permit, 0))
 			enter(skops, &permit, ROLE_ACCEPTOR);

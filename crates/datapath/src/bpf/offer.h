@@ -82,7 +82,8 @@ static __always_inline void flags_set(struct bpf_sock_ops *skops, u32 set, u32 c
 	bpf_sock_ops_cb_flags_set(skops, (flags | set) & ~clear);
 }
 
-static __always_inline int multipath(struct bpf_sock_ops *skops)
+/* Not for us: MPTCP, whose SYN-ACK has no room, and the agent's own connections. */
+static __always_inline int left_alone(struct bpf_sock_ops *skops, const struct config *c)
 {
 	struct bpf_sock *sk = skops->sk;
 	struct tcp_sock *tp;
@@ -90,7 +91,7 @@ static __always_inline int multipath(struct bpf_sock_ops *skops)
 	if (!sk)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
-	return tp && tp->is_mptcp;
+	return tp && (tp->is_mptcp || tp->inet_conn.icsk_inet.sk.sk_mark & c->agent_mark);
 }
 
 static __always_inline int find_permit(struct bpf_sock_ops *skops, struct permit_option *permit, u64 flags)
