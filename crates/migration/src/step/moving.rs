@@ -290,7 +290,15 @@ impl Turn {
             || self.m.answered.iter().any(|answered| answered.tuple == tuple)
             || self.m.lingering.iter().any(|lingering| lingering.tuple == tuple);
         self.out.push(Action::Commit { req_no, wire: tuple });
-        self.send_migrate_ack(words);
+        // Said on the new tuple, which is not the machine's wire tuple yet.
+        self.out.push(Action::SendMigrateAck {
+            from: tuple.local,
+            to: tuple.remote,
+            req_no,
+            token_of: self.m.known,
+            seq: words.seq.wrapping_add(1),
+            ack: words.ack,
+        });
         self.out.push(Action::Kick { req_no });
         self.m.mover = Some(Mover {
             words: Some(words),
