@@ -18,8 +18,14 @@ pub type Actions = Vec<Action>;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
     /// Stop sending on the wire tuple: packets of the socket are parked, the head of line is cached.
-    /// Lasts until a commit, by either side.
-    Park,
+    /// Lasts until a commit, by either side. Nothing happens when the datapath has committed a higher number
+    /// meanwhile.
+    Park {
+        /// The attempt that is the wire tuple.
+        req_no: ReqNo,
+        /// The wire tuple; its local address is the one that is lost.
+        wire: Tuple,
+    },
     /// Write down the highest number seen or used, before anything with it leaves the host.
     StoreReqNo {
         /// The number.

@@ -142,7 +142,8 @@ pub enum Event {
         /// Its acknowledgement number; only who saw our MSYN knows it.
         ack: u32,
     },
-    /// The kernel's retransmission timer ran out for the first time in a row.
+    /// The kernel's retransmission timer ran out. Told every time, at least while the connection is not Suspect:
+    /// a late segment can end a suspicion that the next timeout has to raise again.
     RetransmissionTimeout,
     /// A keepalive, a heartbeat or a window probe was not answered.
     ProbeUnanswered,

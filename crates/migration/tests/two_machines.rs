@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 
-use migration::{Event, State};
+use migration::{Event, State, TcpState};
 use world::network::{ATTACKER, Kind};
 use world::quiescence::Rest;
 use world::{Where, World};
@@ -213,7 +213,7 @@ impl StateMachineTest for Pair {
             Rest::Together => {}
             Rest::Ended => assert!(story.may_end, "the connection ended for no reason: {states:?}"),
             Rest::Apart => assert!(
-                !reachable,
+                !reachable || last_ack_lost(&world),
                 "two reachable ends do not find together: {states:?}\n{}",
                 world.picture()
             ),
@@ -226,8 +226,6 @@ impl StateMachineTest for Pair {
                 )
             };
             assert!(waits(states.0) || waits(states.1), "nobody notices: {states:?}");
-            // The heartbeat of an end that has nothing to send is not answered.
-            (0..2).for_each(|h| world.hosts[h].ring.push_back(Event::ProbeUnanswered));
             let rest = world.run_good(Duration::from_secs(40 * 60));
             let states = (world.state(0), world.state(1));
             assert_ne!(
@@ -248,10 +246,18 @@ fn cases() -> u32 {
         .unwrap_or(2_000)
 }
 
+/// One end has closed in order and is gone; the other moved before the last ACK came, and gives up later.
+fn last_ack_lost(world: &World) -> bool {
+    let gone = |h: usize| world.hosts[h].has_ended() && !world.hosts[h].reset_delivered;
+    let waits = |h: usize| matches!(world.hosts[h].kernel.tcp, TcpState::LastAck | TcpState::Closing);
+    (0..2).any(|h| gone(h) && waits(1 - h))
+}
+
 prop_state_machine! {
     #![proptest_config(ProptestConfig {
         cases: cases(),
         max_shrink_iters: 20_000,
+        max_local_rejects: u32::MAX,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

@@ -22,7 +22,7 @@ impl Turn {
         if req_no.role() != Some(self.m.role.peer()) {
             return self.refuse(Refusal::OwnNumber { req_no });
         }
-        self.peer_knows(token_of);
+        self.hear_token_of(token_of);
         if req_no < self.m.committed || req_no == self.m.committed {
             return self.refuse(Refusal::NotGreater {
                 req_no,
@@ -135,11 +135,7 @@ impl Turn {
         self.peer_is_alive();
         if self.is_lost(wire) {
             // The Migrate-Ack came just before the address went.
-            if !self.m.parked {
-                self.m.parked = true;
-                self.out.push(Action::Park);
-                self.raise_timeouts();
-            }
+            self.park();
             return self.renew_doomed();
         }
         self.m.parked = false;

@@ -34,16 +34,16 @@ impl Turn {
         }
     }
 
-    /// Both ends have closed: nobody waits for us for longer than the tuples linger.
+    /// Both ends have closed. After LastAck the peer knows; after TimeWait it may have moved before our last ACK came,
+    /// and then it waits: it is answered as long as a connection that ever tried to move can wait.
     fn end_in_order(&mut self) {
-        let lingered = self.m.time_wait_ends.is_some_and(|at| at <= self.now);
-        let release = self.now
-            + if lingered {
-                Default::default()
-            } else {
-                self.m.policy.linger
-            };
-        self.end(release, self.now + self.m.policy.linger);
+        let policy = self.m.policy;
+        let (release, bury) = match self.m.time_wait_ends {
+            Some(at) if self.m.seen == ReqNo::UNMOVED => (at, at),
+            Some(at) => (at, at + policy.tombstone()),
+            None => (self.now + policy.linger, self.now + policy.linger),
+        };
+        self.end(release, bury);
         self.end_timers();
     }
 

@@ -35,9 +35,12 @@ impl Turn {
         self.forget_lingering(|lingering| here(&lingering.tuple));
     }
 
-    fn park(&mut self) {
+    pub(super) fn park(&mut self) {
         self.m.parked = true;
-        self.out.push(Action::Park);
+        self.out.push(Action::Park {
+            req_no: self.m.committed,
+            wire: self.m.wire,
+        });
         self.raise_timeouts();
         if let Some(mover) = &mut self.m.mover {
             mover.due = None;
@@ -383,19 +386,10 @@ impl Turn {
         }
         let before = self.out.len();
         if let Some(mover) = self.m.mover.filter(|mover| !mover.confirmed) {
-            self.m.mover = Some(Mover {
-                confirmed: true,
-                due: None,
-                ..mover
-            });
-            self.out.push(Action::Confirmed { req_no });
+            self.confirm(mover);
             if !mover.ambiguous {
                 self.both_know(req_no);
                 self.peer_knows(req_no);
-            }
-            if !self.m.parked {
-                self.out.push(Action::Kick { req_no });
-                self.withdraw(|attempt| !attempt.voluntary);
             }
         }
         if !self.m.parked {
@@ -404,6 +398,34 @@ impl Turn {
         }
         if self.out.len() == before {
             self.refuse(Refusal::NothingToDo);
+        }
+    }
+
+    /// The peer's MSYN carries the token of a number that both have committed, as the peer knows and we may not.
+    pub(super) fn hear_token_of(&mut self, req_no: ReqNo) {
+        self.both_know(req_no);
+        self.peer_knows(req_no);
+        if let Some(mover) = self
+            .m
+            .mover
+            .filter(|mover| !mover.confirmed && req_no == self.m.committed)
+        {
+            self.confirm(mover);
+        }
+    }
+
+    /// Our attempt is committed at the peer too.
+    fn confirm(&mut self, mover: Mover) {
+        let req_no = self.m.committed;
+        self.m.mover = Some(Mover {
+            confirmed: true,
+            due: None,
+            ..mover
+        });
+        self.out.push(Action::Confirmed { req_no });
+        if !self.m.parked {
+            self.out.push(Action::Kick { req_no });
+            self.withdraw(|attempt| !attempt.voluntary);
         }
     }
 

@@ -158,8 +158,8 @@ impl Host {
     fn perform(&mut self, action: Action, net: &mut Network, now: Timestamp) {
         let arrives = now + DELAY;
         match action {
-            Action::Park => {
-                self.datapath.parked = true;
+            Action::Park { req_no, .. } => {
+                self.datapath.parked |= req_no == self.datapath.committed;
                 self.ever_parked = true;
             }
             Action::StoreReqNo { req_no } => {
@@ -359,10 +359,8 @@ impl Host {
     }
 
     pub fn kernel_timer(&mut self, net: &mut Network, now: Timestamp) {
-        if let Some(first) = self.kernel.timed_out(now) {
-            if first {
-                self.ring.push_back(Event::RetransmissionTimeout);
-            }
+        if self.kernel.timed_out(now) {
+            self.ring.push_back(Event::RetransmissionTimeout);
             self.transmit(self.kernel.head(), net, now);
         }
     }

@@ -103,18 +103,18 @@ impl Kernel {
         }
     }
 
-    /// The retransmission timer; whether it is the first in a row.
-    pub fn timed_out(&mut self, now: Timestamp) -> Option<bool> {
+    /// Whether the retransmission timer has run out.
+    pub fn timed_out(&mut self, now: Timestamp) -> bool {
         if self.rto_due.is_none_or(|due| due > now) {
-            return None;
+            return false;
         }
         if !self.outstanding() {
             self.rto_due = None;
-            return None;
+            return false;
         }
         self.backoff = (self.backoff + 1).min(5);
         self.rto_due = Some(now + Duration::from_millis(200 << self.backoff));
-        Some(self.backoff == 1)
+        true
     }
 
     pub fn hear(&mut self, kind: Kind, now: Timestamp) -> Reaction {

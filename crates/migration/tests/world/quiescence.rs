@@ -145,8 +145,21 @@ impl World {
         }
     }
 
+    /// The heartbeat of an end that has nothing to send stays unanswered when the peer is not there any more.
+    fn probe_idle_ends(&mut self) {
+        for h in 0..2 {
+            let host = &mut self.hosts[h];
+            if !host.kernel.outstanding() && !host.has_ended() {
+                host.ring.push_back(Event::ProbeUnanswered);
+            }
+        }
+    }
+
     /// The mobility server: who waits, reports; one of the two is told where the other is.
     fn serve(&mut self) {
+        if !self.same_wire() {
+            self.probe_idle_ends();
+        }
         let waits = |h: usize| {
             let state = self.hosts[h].machine.state();
             matches!(state, State::MigWait(_) | State::MigSent | State::Suspect)
