@@ -232,7 +232,19 @@ impl<D: Datapath> Agent<D> {
                 let probe = Segment::probe(wire, tcp.snd_una, tcp.rcv_nxt, window, tcp.timestamps);
                 self.emit_by(&probe, ifindex);
             }
-            None => self.timeline.count("no_head"),
+            None => self.hurry(identity, &tcp),
+        }
+    }
+
+    /// Data is outstanding and no cached segment of it is at hand: the kernel is told to take back the doublings
+    /// of its retransmission timer.
+    fn hurry(&mut self, identity: Tuple, tcp: &TcpState) {
+        self.timeline.count("no_head");
+        for _ in 0..tcp.backoff {
+            match wire::unreachable::unreachable(identity, tcp.snd_una) {
+                Ok(packet) => self.write(|datapath| datapath.deliver(&packet)),
+                Err(error) => tracing::error!(%error, "cannot compose an ICMP error"),
+            }
         }
     }
 

@@ -30,6 +30,7 @@ pub mod request;
 pub mod segment;
 pub mod token;
 pub mod tuple;
+pub mod unreachable;
 
 pub use digest::{Digest, digest};
 pub use flags::Flags;
