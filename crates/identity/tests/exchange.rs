@@ -5,9 +5,9 @@ mod common;
 use std::time::Duration;
 
 use common::{Deployment, LOOPBACK, exchange, facts, pairs, pinning, self_signed};
-use identity::message::{Enrol, EnrolSecret, EnrolStep, ResetVerdict};
+use identity::message::{Enrol, EnrolSecret, EnrolStep};
 use identity::{Abilities, Epochs, Message, Remembered, Role, SleepHint};
-use wire::{Endpoint, Tuple};
+use wire::Tuple;
 
 #[tokio::test]
 async fn two_agents_of_one_ca_agree_on_a_pair() {
@@ -176,79 +176,6 @@ async fn an_agent_that_lost_its_keys_gets_a_number_above_what_the_other_remember
     assert_ne!(at_a.pair_id, old);
     let (at_a, at_b) = pairs((&a, remembering), (&b, facts())).await;
     assert_eq!((at_a.epoch, at_b.epoch), (42, 42));
-}
-
-#[tokio::test]
-async fn the_session_stays_a_channel_for_every_message_both_ways() {
-    let deployment = Deployment::new();
-    let (a, b) = (deployment.agent("a"), deployment.agent("b"));
-    let (dialled, accepted) = exchange((&a, facts()), (&b, facts())).await;
-    let (mut at_a, mut at_b) = (dialled.unwrap().channel, accepted.unwrap().channel);
-
-    let end = |address: &str, port| Endpoint::new(address.parse().unwrap(), port);
-    let tuple = Tuple::new(end("192.0.2.1", 22), end("2001:db8::2", 40_000));
-    let messages = [
-        Message::AskReset {
-            question: 1,
-            isn_initiator: 2,
-            isn_acceptor: 3,
-            tuple,
-        },
-        Message::ResetAnswer {
-            question: 1,
-            verdict: ResetVerdict::NotMine,
-        },
-        Message::ObservedTuple {
-            isn_initiator: 2,
-            isn_acceptor: 3,
-            req_no: 4,
-            tuple,
-        },
-        Message::Enrol(Enrol {
-            question: 9,
-            step: EnrolStep::Offer,
-            tuple,
-            snd_una: 10,
-            snd_nxt: 11,
-            rcv_nxt: 12,
-            random: EnrolSecret([5; 16]),
-        }),
-        Message::KeysLost { highest_epoch: 3 },
-        Message::GoingToSleep {
-            longest: Duration::from_secs(3600),
-        },
-        Message::Ping { number: u64::MAX },
-        Message::Pong { number: 0 },
-    ];
-    for message in &messages {
-        at_a.send(message.clone()).await.unwrap();
-        at_b.send(message.clone()).await.unwrap();
-    }
-    for message in &messages {
-        assert_eq!(at_b.recv().await.unwrap(), *message);
-        assert_eq!(at_a.recv().await.unwrap(), *message);
-    }
-    at_a.close().await.unwrap();
-    assert_eq!(at_b.recv().await.unwrap(), Message::Bye);
-    assert_eq!(at_b.recv().await.unwrap_err().reason(), "closed");
-}
-
-#[tokio::test]
-async fn a_receive_that_is_given_up_loses_nothing() {
-    let deployment = Deployment::new();
-    let (a, b) = (deployment.agent("a"), deployment.agent("b"));
-    let (dialled, accepted) = exchange((&a, facts()), (&b, facts())).await;
-    let (mut at_a, mut at_b) = (dialled.unwrap().channel, accepted.unwrap().channel);
-    for number in 0..100 {
-        // Polled once and dropped, with more or less of the next message there.
-        tokio::select! {
-            biased;
-            received = at_b.recv() => panic!("nothing was sent, yet {received:?} came"),
-            () = std::future::ready(()) => {}
-        }
-        at_a.send(Message::Ping { number }).await.unwrap();
-        assert_eq!(at_b.recv().await.unwrap(), Message::Ping { number });
-    }
 }
 
 #[tokio::test]

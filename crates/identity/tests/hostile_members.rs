@@ -4,29 +4,11 @@ mod common;
 
 use std::time::Duration;
 
-use common::rogue::{self, Rogue, confirm, frame, hear, hello, linger, say, welcome};
-use common::{Deployment, LIMIT, SHORT, accepting, dialling, facts, reason, sockets};
-use identity::{Credentials, IssuedIdentity, MAX_FRAME, Message, Remembered, Validity, accept, dial};
+use common::rogue::{self, Rogue, Scene, confirm, frame, hear, hello, linger, say, scene, welcome};
+use common::{Deployment, LIMIT, SHORT, accepting, dialling, facts, pair_only, reason, sockets};
+use identity::{MAX_FRAME, Remembered, accept, dial};
 use proto::pair::v1 as pb;
 use proto::pair::v1::envelope::Body;
-use tokio::time::timeout;
-
-struct Scene {
-    deployment: Deployment,
-    agent: Credentials,
-    rogue: IssuedIdentity,
-}
-
-fn scene() -> Scene {
-    let deployment = Deployment::new();
-    let agent = deployment.agent("agent");
-    let rogue = deployment.authority.issue("rogue", Validity::of_host()).unwrap();
-    Scene {
-        deployment,
-        agent,
-        rogue,
-    }
-}
 
 /// What the agent makes of a member that dials and says these bytes, and what it says to it.
 async fn told(scene: &Scene, limit: Duration, bytes: &[u8]) -> (&'static str, Option<Body>) {
@@ -302,7 +284,7 @@ async fn the_dialers_own_confirmation_sent_back_makes_no_pair() {
         say(&mut tls, &confirm(&theirs.mac)).await;
         linger(&mut tls).await;
     };
-    let (outcome, ()) = tokio::join!(dial(near, &scene.agent, &local, LIMIT), rogue);
+    let (outcome, ()) = tokio::join!(pair_only(dial(near, &scene.agent, &local, LIMIT)), rogue);
     assert_eq!(reason(outcome), "confirmation");
 }
 
@@ -332,7 +314,7 @@ async fn an_epoch_below_what_the_dialer_accepts_is_refused() {
         .await;
         linger(&mut tls).await;
     };
-    let (outcome, ()) = tokio::join!(dial(near, &scene.agent, &local, LIMIT), rogue);
+    let (outcome, ()) = tokio::join!(pair_only(dial(near, &scene.agent, &local, LIMIT)), rogue);
     assert_eq!(reason(outcome), "epoch");
 }
 
@@ -351,7 +333,7 @@ async fn epochs_that_are_used_up_end_in_advice_and_not_in_a_wrap() {
         say(&mut tls, &hello(common::rogue::facts())).await;
         linger(&mut tls).await;
     };
-    let (outcome, ()) = tokio::join!(accept(near, &scene.agent, &local, LIMIT), rogue);
+    let (outcome, ()) = tokio::join!(pair_only(accept(near, &scene.agent, &local, LIMIT)), rogue);
     assert_eq!(reason(outcome), "no_epoch_left");
 }
 
@@ -444,69 +426,4 @@ async fn a_second_implementation_of_the_specification_is_understood() {
     let pair = dialled.unwrap().pair;
     assert_eq!(*pair.key.as_bytes(), key);
     assert_eq!(*pair.pair_id.as_bytes(), pair_id);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_message_that_stalls_ends_the_channel_while_silence_does_not() {
-    let scene = scene();
-    let (near, far) = tokio::io::duplex(1 << 20);
-    let local = facts();
-    let book = rogue::by_the_book(far, &scene.rogue, scene.agent.identity());
-    let (dialled, (mut tls, ..)) = tokio::join!(dial(near, &scene.agent, &local, LIMIT), book);
-    let mut channel = dialled.unwrap().channel;
-
-    let an_hour = Duration::from_secs(3600);
-    assert!(
-        timeout(an_hour, channel.recv()).await.is_err(),
-        "silence is no fault"
-    );
-    let ping = frame(Body::Ping(pb::Ping { number: 1 }));
-    say(&mut tls, &[&ping[..], &ping[..5]].concat()).await;
-    assert_eq!(channel.recv().await.unwrap(), Message::Ping { number: 1 });
-    let began = tokio::time::Instant::now();
-    let stalled = timeout(an_hour, channel.recv())
-        .await
-        .expect("half a message is not waited for");
-    assert_eq!(stalled.unwrap_err().reason(), "half_message");
-    assert!(began.elapsed() <= Duration::from_secs(6));
-}
-
-#[tokio::test]
-async fn what_is_no_message_ends_the_channel_with_a_reason() {
-    let scene = scene();
-    let ping = frame(Body::Ping(pb::Ping { number: 1 }));
-    let hello = hello(common::rogue::facts());
-    let cases: [(&[u8], &str); 5] = [
-        (&u32::MAX.to_be_bytes(), "oversize"),
-        (&[0, 0, 0, 2, 0xff, 0xff], "malformed"),
-        (&hello, "malformed"),
-        (&ping[..5], "half_message"),
-        (&[], "closed"),
-    ];
-    for (bytes, expected) in cases {
-        let (near, far) = sockets().await;
-        let local = facts();
-        let book = rogue::by_the_book(far, &scene.rogue, scene.agent.identity());
-        let (dialled, (mut tls, ..)) = tokio::join!(dial(near, &scene.agent, &local, LIMIT), book);
-        let mut channel = dialled.unwrap().channel;
-        say(&mut tls, &ping).await;
-        say(&mut tls, bytes).await;
-        drop(tls);
-        assert_eq!(channel.recv().await.unwrap(), Message::Ping { number: 1 });
-        assert_eq!(channel.recv().await.unwrap_err().reason(), expected);
-    }
-}
-
-#[tokio::test]
-async fn a_message_to_a_peer_that_is_gone_is_an_error_in_the_end() {
-    let scene = scene();
-    let other = scene.deployment.agent("other");
-    let (dialled, accepted) = common::exchange((&scene.agent, facts()), (&other, facts())).await;
-    let mut channel = dialled.unwrap().channel;
-    drop(accepted);
-    let mut sends = 0;
-    while channel.send(Message::Ping { number: sends }).await.is_ok() {
-        sends += 1;
-        assert!(sends < 100_000, "sends to nobody for ever");
-    }
 }

@@ -167,12 +167,20 @@ async fn tls_1_2_is_not_spoken_with_either_side() {
         ..Rogue::with(&issued)
     };
     let outcome = accepting(&agent, LIMIT, |stream| async {
-        assert!(old.dial(stream).await.is_err());
+        let error = old.dial(stream).await.unwrap_err().to_string();
+        assert!(
+            error.contains("ProtocolVersion"),
+            "refused for another reason: {error}"
+        );
     })
     .await;
     assert_eq!(reason(outcome), "incompatible_tls");
     let outcome = dialling(&agent, LIMIT, |stream| async {
-        assert!(old.accept(stream).await.is_err());
+        let error = old.accept(stream).await.unwrap_err().to_string();
+        assert!(
+            error.contains("Tls12NotOffered"),
+            "refused for another reason: {error}"
+        );
     })
     .await;
     assert_eq!(reason(outcome), "incompatible_tls");

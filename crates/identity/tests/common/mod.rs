@@ -140,7 +140,7 @@ pub async fn pairs(dialer: (&Credentials, Local), acceptor: (&Credentials, Local
 }
 
 /// The reason of an exchange that must fail.
-pub fn reason(outcome: Outcome) -> &'static str {
+pub fn reason(outcome: Result<impl std::fmt::Debug, ExchangeError>) -> &'static str {
     let error = outcome.expect_err("the exchange must fail");
     let reason = error.reason();
     assert!(ExchangeError::REASONS.contains(&reason), "{reason} is not listed");
@@ -148,15 +148,20 @@ pub fn reason(outcome: Outcome) -> &'static str {
     reason
 }
 
+/// The pair alone: the channel closes, so that a peer that waits for that goes on.
+pub async fn pair_only(exchange: impl Future<Output = Outcome>) -> Result<Pair, ExchangeError> {
+    exchange.await.map(|session| session.pair)
+}
+
 /// What an agent makes of a peer that dials and does as `peer` says.
 pub async fn accepting<F: Future<Output = ()>>(
     agent: &Credentials,
     limit: Duration,
     peer: impl FnOnce(TcpStream) -> F,
-) -> Outcome {
+) -> Result<Pair, ExchangeError> {
     let (near, far) = sockets().await;
     let local = facts();
-    tokio::join!(accept(far, agent, &local, limit), peer(near)).0
+    tokio::join!(pair_only(accept(far, agent, &local, limit)), peer(near)).0
 }
 
 /// What an agent makes of a peer that it dials and that does as `peer` says.
@@ -164,10 +169,10 @@ pub async fn dialling<F: Future<Output = ()>>(
     agent: &Credentials,
     limit: Duration,
     peer: impl FnOnce(TcpStream) -> F,
-) -> Outcome {
+) -> Result<Pair, ExchangeError> {
     let (near, far) = sockets().await;
     let local = facts();
-    tokio::join!(dial(near, agent, &local, limit), peer(far)).0
+    tokio::join!(pair_only(dial(near, agent, &local, limit)), peer(far)).0
 }
 
 pub fn mode(path: &Path) -> u32 {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use hkdf::hmac::{Hmac, KeyInit, Mac};
-use identity::{HostIdentity, IssuedIdentity};
+use identity::{Credentials, HostIdentity, IssuedIdentity, Validity};
 use prost::Message as _;
 use proto::pair::v1 as pb;
 use proto::pair::v1::envelope::Body;
@@ -21,7 +21,27 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
+use super::Deployment;
+
 pub const ALPN: &[u8] = b"mobility-pair/1";
+
+/// An agent, and a certificate of its deployment in the wrong hands.
+pub struct Scene {
+    pub deployment: Deployment,
+    pub agent: Credentials,
+    pub rogue: IssuedIdentity,
+}
+
+pub fn scene() -> Scene {
+    let deployment = Deployment::new();
+    let agent = deployment.agent("agent");
+    let rogue = deployment.authority.issue("rogue", Validity::of_host()).unwrap();
+    Scene {
+        deployment,
+        agent,
+        rogue,
+    }
+}
 
 /// What a rogue shows and speaks.
 #[derive(Clone)]
