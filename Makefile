@@ -1,0 +1,59 @@
+# The two that matter: `make demo` shows a live connection moving, `make test` proves it. Both as root.
+#
+#   demo      a download and an ssh session move from one NAPT to another; report in target/demo/report.html
+#   test      everything: unit, property, BPF and scenario tests
+#   bench     how long a move takes, and what translation costs; minutes
+#   fuzz      the parsers under cargo-fuzz, FUZZ_SECONDS each; needs cargo-fuzz and a nightly toolchain
+#   lint      format, clippy, and cargo-deny where it is installed
+#   build     the programs
+#   setup     the packages that build and laboratory need (Debian and relatives)
+#   sweep     what killed runs of the laboratory left on the machine
+
+SHELL := /bin/bash
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+FUZZ_SECONDS ?= 60
+# What a failed part hides is that the others work: say it all.
+TEST_FLAGS ?= --no-fail-fast
+
+.PHONY: help setup root build demo test bench fuzz lint sweep
+
+help:
+	@sed -n 's/^#   /  make /p' Makefile
+
+setup:
+	@.ci/setup
+
+root:
+	@[ "$$(id -u)" -eq 0 ] || { \
+		echo 'make: network namespaces and BPF need root; run this as root, or build only: make build' >&2; exit 1; }
+
+build: setup
+	cargo build -p host-agent -p lab
+
+demo: root build
+	@mkdir -p $(TARGET)/demo
+	$(TARGET)/debug/lab demo --agent-binary $(TARGET)/debug/host-agent --report $(TARGET)/demo/report.html
+
+# The scenarios start the programs, so these come first.
+test: root build
+	cargo test --workspace $(TEST_FLAGS)
+
+bench: root setup
+	cargo build --release -p host-agent -p lab
+	$(TARGET)/release/lab bench
+
+fuzz: setup
+	@cargo fuzz --version >/dev/null 2>&1 || { echo 'make: cargo install cargo-fuzz, and rustup toolchain install nightly' >&2; exit 1; }
+	@mkdir -p crates/wire/fuzz/corpus/option crates/wire/fuzz/corpus/segment
+	cd crates/wire && for target in option segment; do \
+		cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
+	else echo 'lint: cargo-deny is not installed; licences and sources were not checked'; fi
+
+sweep: root
+	@[ -x $(TARGET)/debug/lab ] || cargo build -p lab
+	$(TARGET)/debug/lab sweep
