@@ -18,8 +18,8 @@ use crate::message::{Frame, Message, MessageError};
 pub const MAX_FRAME: usize = 64 * 1024;
 
 const PREFIX: usize = 4;
-/// How long a peer may take from the first byte of a frame to its last.
-const FRAME_LIMIT: Duration = Duration::from_secs(5);
+/// How long a peer may take from the first byte of a frame to its last, and to take a frame in.
+pub(crate) const FRAME_LIMIT: Duration = Duration::from_secs(5);
 /// How long to look for the alert that says why the peer does not read.
 const ALERT_LIMIT: Duration = Duration::from_millis(200);
 
@@ -35,6 +35,8 @@ pub enum ChannelError {
     Oversize { length: usize },
     #[error("the peer sent a message that cannot be read: {0}")]
     Malformed(#[from] MessageError),
+    #[error("the peer has not read anything for {FRAME_LIMIT:?}")]
+    NotReading,
     #[error("the channel broke: {0}")]
     Io(io::Error),
 }
@@ -47,6 +49,7 @@ impl ChannelError {
             Self::HalfMessage { .. } => "half_message",
             Self::Oversize { .. } => "oversize",
             Self::Malformed(_) => "malformed",
+            Self::NotReading => "not_reading",
             Self::Io(_) => "io",
         }
     }
@@ -77,7 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
     /// Cancel safe: a message that was begun is completed by the next send.
     ///
     /// # Errors
-    /// The peer is gone.
+    /// The peer is gone, or does not read.
     pub async fn send(&mut self, message: Message) -> Result<(), ChannelError> {
         self.send_frame(Frame::Message(message)).await.map(|_| ())
     }
@@ -114,9 +117,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
         };
         self.outgoing.put_u32(length);
         self.outgoing.put_slice(&body);
-        match self.flush().await {
-            Ok(()) => Ok(body.freeze()),
-            Err(error) => Err(ChannelError::Io(self.alert().await.unwrap_or(error))),
+        match timeout(FRAME_LIMIT, self.flush()).await {
+            Ok(Ok(())) => Ok(body.freeze()),
+            Err(_) => Err(ChannelError::NotReading),
+            Ok(Err(error)) => Err(ChannelError::Io(self.alert().await.unwrap_or(error))),
         }
     }
 

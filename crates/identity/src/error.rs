@@ -8,7 +8,7 @@ use rustls::AlertDescription;
 use thiserror::Error;
 
 use crate::agent_id::AgentId;
-use crate::channel::{ChannelError, MAX_FRAME, is_gone, tls_error};
+use crate::channel::{ChannelError, FRAME_LIMIT, MAX_FRAME, is_gone, tls_error};
 use crate::message::{MessageError, PROTOCOL_VERSION, RefuseReason};
 use crate::verify::{CertificateRefusal, Verifier};
 
@@ -182,6 +182,10 @@ impl ExchangeError {
             ChannelError::HalfMessage { got, expected } => Self::HalfMessage { stage, got, expected },
             ChannelError::Oversize { length } => Self::Oversize { stage, length },
             ChannelError::Malformed(error) => Self::from_message(stage, error),
+            ChannelError::NotReading => Self::Silent {
+                stage,
+                limit: FRAME_LIMIT,
+            },
             ChannelError::Io(error) => Self::from_io(stage, error, None),
         }
     }

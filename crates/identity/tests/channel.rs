@@ -150,3 +150,25 @@ async fn a_message_to_a_peer_that_is_gone_is_an_error_in_the_end() {
         assert!(sends < 100_000, "sends to nobody for ever");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_read_cannot_hold_the_sender_for_ever() {
+    let scene = scene();
+    let (near, far) = tokio::io::duplex(16 * 1024);
+    let local = facts();
+    let book = rogue::by_the_book(far, &scene.rogue, scene.agent.identity());
+    let (dialled, (_tls, ..)) = tokio::join!(dial(near, &scene.agent, &local, LIMIT), book);
+    let mut channel = dialled.unwrap().channel;
+    for _ in 0..100_000 {
+        let sent = timeout(
+            Duration::from_secs(3600),
+            channel.send(Message::Ping { number: 1 }),
+        )
+        .await;
+        if let Err(error) = sent.expect("a send ends") {
+            assert_eq!(error.reason(), "not_reading");
+            return;
+        }
+    }
+    panic!("16 KiB took in everything");
+}
