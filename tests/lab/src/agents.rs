@@ -51,7 +51,11 @@ impl Home {
 impl Agents {
     /// `executable` none: the run has no agents.
     pub fn new(directory: &Path, executable: Option<PathBuf>) -> Agents {
-        Agents { executable, ca: directory.join("ca"), homes: BTreeMap::new() }
+        Agents {
+            executable,
+            ca: directory.join("ca"),
+            homes: BTreeMap::new(),
+        }
     }
 
     pub fn exist(&self) -> bool {
@@ -65,16 +69,33 @@ impl Agents {
         }
         let named = std::env::var_os("LAB_AGENT").map(PathBuf::from);
         let own = std::env::current_exe().ok();
-        let beside = own.as_deref().and_then(Path::parent).map(|directory| directory.join("host-agent"));
+        let beside = own
+            .as_deref()
+            .and_then(Path::parent)
+            .map(|directory| directory.join("host-agent"));
         let path = std::env::var_os("PATH").unwrap_or_default();
         let installed = std::env::split_paths(&path).map(|directory| directory.join("host-agent"));
-        named.into_iter().chain(beside).chain(installed).find(|candidate| candidate.is_file())
+        named
+            .into_iter()
+            .chain(beside)
+            .chain(installed)
+            .find(|candidate| candidate.is_file())
     }
 
     /// Makes a host ready for an agent: certificate, directories, configuration.
-    pub fn prepare(&mut self, station: &Station, settings: &BTreeMap<String, String>) -> Result<(), MachineError> {
-        let Some(executable) = &self.executable else { return Ok(()) };
-        let home = Home { directory: station.directory.join("agent"), settings: settings.clone(), starts: 0 };
+    pub fn prepare(
+        &mut self,
+        station: &Station,
+        settings: &BTreeMap<String, String>,
+    ) -> Result<(), MachineError> {
+        let Some(executable) = &self.executable else {
+            return Ok(());
+        };
+        let home = Home {
+            directory: station.directory.join("agent"),
+            settings: settings.clone(),
+            starts: 0,
+        };
         let bpf = home.directory.join("bpf");
         for directory in [&self.ca, &home.directory, &home.directory.join("state"), &bpf] {
             std::fs::create_dir_all(directory)
@@ -83,7 +104,13 @@ impl Agents {
         mount_bpf(&bpf)?;
         let identity = home.directory.join("identity");
         let mut init = Command::new(executable);
-        init.arg("init").arg("--ca").arg(&self.ca).arg("--identity").arg(&identity).arg("--name").arg(&station.name);
+        init.arg("init")
+            .arg("--ca")
+            .arg(&self.ca)
+            .arg("--identity")
+            .arg(&identity)
+            .arg("--name")
+            .arg(&station.name);
         command::run(&mut init, "")?;
         let text = config(station, &home, &self.ca, &identity);
         std::fs::write(home.config(), text).map_err(MachineError::io("write an agent's configuration"))?;
@@ -93,42 +120,72 @@ impl Agents {
 
     /// Starts the agent of a host and returns once it says that it is ready.
     pub fn start(&mut self, station: &Station, programs: &mut Programs, slow: f64) -> Result<(), String> {
-        let Some(executable) = self.executable.clone() else { return Ok(()) };
-        let home = self.homes.get_mut(&station.name).ok_or_else(|| format!("{} has no agent", station.name))?;
+        let Some(executable) = self.executable.clone() else {
+            return Ok(());
+        };
+        let home = self
+            .homes
+            .get_mut(&station.name)
+            .ok_or_else(|| format!("{} has no agent", station.name))?;
         home.starts += 1;
         let name = program_name(&station.name, home.starts);
         let socket = home.directory.join(format!("ready-{}", home.starts));
-        let ready = UnixDatagram::bind(&socket).map_err(|error| format!("cannot listen for readiness: {error}"))?;
+        let ready =
+            UnixDatagram::bind(&socket).map_err(|error| format!("cannot listen for readiness: {error}"))?;
         let mut command = Command::new(executable);
-        command.arg("run").arg("--config").arg(home.config()).env("NOTIFY_SOCKET", &socket);
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(home.config())
+            .env("NOTIFY_SOCKET", &socket);
         let what = "agent started".to_owned();
-        let launch = Launch { name: name.clone(), what, command, reports: false, stands: true, connections: 0 };
+        let launch = Launch {
+            name: name.clone(),
+            what,
+            command,
+            reports: false,
+            stands: true,
+            connections: 0,
+        };
         let begun = Instant::now();
         programs.launch(station, launch)?;
         wait_until_ready(&ready, programs, &name, begun + READY.mul_f64(slow))?;
         let time = begun.elapsed().as_secs_f64() * 1e3;
-        programs.timeline.note(&station.name, format!("agent is ready ({time:.0} ms)"));
+        programs
+            .timeline
+            .note(&station.name, format!("agent is ready ({time:.0} ms)"));
         Ok(())
     }
 
     /// The program that is the agent of this host now.
     pub fn program(&self, host: &str) -> Option<String> {
-        self.homes.get(host).filter(|home| home.starts > 0).map(|home| program_name(host, home.starts))
+        self.homes
+            .get(host)
+            .filter(|home| home.starts > 0)
+            .map(|home| program_name(host, home.starts))
     }
 
     /// Asks an agent for one of its lists.
     pub fn ask(&self, host: &str, list: AgentList) -> Answer {
         let executable = self.executable.as_ref().ok_or("this run has no agents")?;
-        let home = self.homes.get(host).ok_or_else(|| format!("{host} has no agent"))?;
+        let home = self
+            .homes
+            .get(host)
+            .ok_or_else(|| format!("{host} has no agent"))?;
         let word = match list {
             AgentList::Connections => "connections",
             AgentList::Pairs => "pairs",
             AgentList::Status => "status",
         };
         let mut question = Command::new(executable);
-        question.arg(word).arg("--json").arg("--control-socket").arg(home.control_socket());
+        question
+            .arg(word)
+            .arg("--json")
+            .arg("--control-socket")
+            .arg(home.control_socket());
         let text = command::run(&mut question, "").map_err(|error| error.to_string())?;
-        let parsed: Value = serde_json::from_str(&text).map_err(|error| format!("{word} is not JSON: {error}"))?;
+        let parsed: Value =
+            serde_json::from_str(&text).map_err(|error| format!("{word} is not JSON: {error}"))?;
         Ok(entries(parsed, word))
     }
 
@@ -136,7 +193,10 @@ impl Agents {
     pub fn describe(&self) -> Vec<(String, String)> {
         let mut all = Vec::new();
         for (host, home) in &self.homes {
-            all.push((format!("{host}.toml"), std::fs::read_to_string(home.config()).unwrap_or_default()));
+            all.push((
+                format!("{host}.toml"),
+                std::fs::read_to_string(home.config()).unwrap_or_default(),
+            ));
             for (list, word) in [
                 (AgentList::Status, "status"),
                 (AgentList::Connections, "connections"),
@@ -170,7 +230,11 @@ fn entries(parsed: Value, word: &str) -> Vec<Value> {
 }
 
 fn program_name(host: &str, starts: u32) -> String {
-    if starts == 1 { format!("{host}-agent") } else { format!("{host}-agent-{starts}") }
+    if starts == 1 {
+        format!("{host}-agent")
+    } else {
+        format!("{host}-agent-{starts}")
+    }
 }
 
 /// sd_notify: waits for `READY=1`, or until the agent has ended or the time is over.
@@ -182,7 +246,9 @@ fn wait_until_ready(
 ) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("cannot listen for readiness: {error}");
     // Wakes now and then to see whether the agent still runs.
-    ready.set_read_timeout(Some(Duration::from_millis(50))).map_err(failed)?;
+    ready
+        .set_read_timeout(Some(Duration::from_millis(50)))
+        .map_err(failed)?;
     let mut buffer = [0; 4096];
     loop {
         if let Ok(length) = ready.recv(&mut buffer) {
@@ -195,12 +261,20 @@ fn wait_until_ready(
         if let Some(signal) = state.interrupted {
             return Err(format!("interrupted by {signal}"));
         }
-        let Some(program) = state.programs.get(name) else { continue };
+        let Some(program) = state.programs.get(name) else {
+            continue;
+        };
         if program.has_ended() {
-            return Err(format!("{name} ended before it was ready; it said:\n{}", program.output.trim_end()));
+            return Err(format!(
+                "{name} ended before it was ready; it said:\n{}",
+                program.output.trim_end()
+            ));
         }
         if Instant::now() > deadline {
-            return Err(format!("{name} is not ready in time; it said:\n{}", program.output.trim_end()));
+            return Err(format!(
+                "{name} is not ready in time; it said:\n{}",
+                program.output.trim_end()
+            ));
         }
     }
 }
@@ -231,7 +305,9 @@ fn insert(table: &mut toml::Table, key: &str, value: toml::Value) {
             table.insert(key.to_owned(), value);
         }
         Some((first, rest)) => {
-            let inner = table.entry(first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            let inner = table
+                .entry(first)
+                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
             if let toml::Value::Table(inner) = inner {
                 insert(inner, rest, value);
             }
@@ -242,11 +318,23 @@ fn insert(table: &mut toml::Table, key: &str, value: toml::Value) {
 /// What reads as TOML is TOML (numbers, lists, tables); everything else is a string.
 fn read_value(text: &str) -> toml::Value {
     let parsed = toml::from_str::<toml::Table>(&format!("value = {text}"));
-    parsed.ok().and_then(|mut table| table.remove("value")).unwrap_or_else(|| toml::Value::String(text.to_owned()))
+    parsed
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(text.to_owned()))
 }
 
 /// A BPF file system of the agent's own: pins vanish with the run.
 fn mount_bpf(directory: &Path) -> Result<(), MachineError> {
-    nix::mount::mount(Some("bpf"), directory, Some("bpf"), nix::mount::MsFlags::empty(), None::<&str>)
-        .map_err(MachineError::io(format!("mount a BPF file system at {}", directory.display())))
+    nix::mount::mount(
+        Some("bpf"),
+        directory,
+        Some("bpf"),
+        nix::mount::MsFlags::empty(),
+        None::<&str>,
+    )
+    .map_err(MachineError::io(format!(
+        "mount a BPF file system at {}",
+        directory.display()
+    )))
 }

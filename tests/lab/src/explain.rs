@@ -38,7 +38,11 @@ pub fn shape(shape: &Shape) -> String {
     if let Some(queue) = shape.queue {
         parts.push(format!("queue={}", show_size(queue)));
     }
-    if parts.is_empty() { "unshaped".to_owned() } else { parts.join(" ") }
+    if parts.is_empty() {
+        "unshaped".to_owned()
+    } else {
+        parts.join(" ")
+    }
 }
 
 fn rate_text(rate: u64) -> String {
@@ -51,11 +55,17 @@ fn rate_text(rate: u64) -> String {
 
 /// Every node once, its links below it as branches, each drawn where it is first met.
 fn picture(scenario: &Scenario) -> String {
-    let mut picture = Picture { scenario, text: String::new(), nodes: Vec::new(), links: Vec::new() };
+    let mut picture = Picture {
+        scenario,
+        text: String::new(),
+        nodes: Vec::new(),
+        links: Vec::new(),
+    };
     // Routers are the middle of the picture.
     let middle = scenario.nodes.iter().filter(|node| node.kind == Kind::Router);
     for node in middle.chain(&scenario.nodes) {
         if !picture.nodes.contains(&node.name.text.as_str()) {
+            picture.nodes.push(&node.name.text);
             let _ = writeln!(picture.text, "{}", label(node, scenario));
             picture.branches(node, "");
         }
@@ -72,21 +82,40 @@ struct Picture<'a> {
 
 impl<'a> Picture<'a> {
     fn branches(&mut self, node: &'a Node, indent: &str) {
-        self.nodes.push(&node.name.text);
         let scenario = self.scenario;
         let branches: Vec<(&Link, usize)> = scenario
             .links_of(&node.name.text)
             .filter(|(link, _)| !self.links.contains(&link.name.text.as_str()))
             .collect();
+        // All branches of a node belong to it, before any of them branches on.
+        self.links
+            .extend(branches.iter().map(|(link, _)| link.name.text.as_str()));
+        let far_names = branches
+            .iter()
+            .map(|(link, end)| link.ends[1 - end].node.text.as_str());
+        let new: Vec<bool> = far_names
+            .clone()
+            .map(|name| !self.nodes.contains(&name))
+            .collect();
+        self.nodes.extend(far_names);
         for (position, (link, end)) in branches.iter().enumerate() {
-            self.links.push(&link.name.text);
             let last = position + 1 == branches.len();
             let far = &link.ends[1 - end];
-            let Some(far_node) = scenario.node(&far.node.text) else { continue };
-            let seen = self.nodes.contains(&far.node.text.as_str());
-            let (branch, below) = if last { ("└─", "  ") } else { ("├─", "│ ") };
+            let Some(far_node) = scenario.node(&far.node.text) else {
+                continue;
+            };
+            let seen = !new[position];
+            let (branch, below) = if last {
+                ("└─", "  ")
+            } else {
+                ("├─", "│ ")
+            };
             let _ = write!(self.text, "{indent}{branch}{}─ ", wire(link, *end));
-            let shown = if seen { format!("{} (above)", far.node) } else { label(far_node, scenario) };
+            let shown = if seen {
+                format!("→ {}", far.node)
+            } else {
+                label(far_node, scenario)
+            };
             let _ = writeln!(self.text, "{} {shown}", addresses(far));
             if !seen {
                 self.branches(far_node, &format!("{indent}{below}"));
@@ -108,11 +137,19 @@ fn wire(link: &Link, end: usize) -> String {
 
 fn addresses(end: &End) -> String {
     let all: Vec<String> = end.addresses.iter().map(ToString::to_string).collect();
-    if all.is_empty() { "·".to_owned() } else { all.join(" ") }
+    if all.is_empty() {
+        "·".to_owned()
+    } else {
+        all.join(" ")
+    }
 }
 
 fn label(node: &Node, scenario: &Scenario) -> String {
-    let agent = if scenario.agents.iter().any(|agent| agent.host == node.name) { " + agent" } else { "" };
+    let agent = if scenario.agents.iter().any(|agent| agent.host == node.name) {
+        " + agent"
+    } else {
+        ""
+    };
     match &node.kind {
         Kind::Host => format!("{}{agent}", node.name),
         Kind::Router => format!("({})", node.name),
@@ -122,7 +159,9 @@ fn label(node: &Node, scenario: &Scenario) -> String {
                 Ports::Random => "random ports",
                 Ports::FullyRandom => "fully random ports",
             };
-            let outside = scenario.outside_of(node).map_or("", |link| link.name.text.as_str());
+            let outside = scenario
+                .outside_of(node)
+                .map_or("", |link| link.name.text.as_str());
             format!("[{}: NAPT, {ports}, outside {outside}]", node.name)
         }
     }
@@ -132,7 +171,11 @@ fn label(node: &Node, scenario: &Scenario) -> String {
 pub fn details(scenario: &Scenario) -> String {
     let mut text = String::from("\nLinks\n");
     for link in &scenario.links {
-        let kind = if plan::is_emulated(scenario, link) { "emulated" } else { "plain pair" };
+        let kind = if plan::is_emulated(scenario, link) {
+            "emulated"
+        } else {
+            "plain pair"
+        };
         let _ = writeln!(text, "  {:<12} {kind}, {}", link.name.text, shape(&link.shape));
     }
     text += "\nRoutes\n";
@@ -141,7 +184,11 @@ pub fn details(scenario: &Scenario) -> String {
             let ends = [&link.ends[end].addresses, &link.ends[1 - end].addresses];
             for route in plan::routes(scenario, node, link, ends[0], ends[1]) {
                 let to = route.to.map_or_else(|| "default".to_owned(), |to| to.to_string());
-                let _ = writeln!(text, "  {:<12} {to} via {} on {}", node.name.text, route.via, link.name);
+                let _ = writeln!(
+                    text,
+                    "  {:<12} {to} via {} on {}",
+                    node.name.text, route.via, link.name
+                );
             }
         }
     }

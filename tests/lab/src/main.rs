@@ -9,7 +9,11 @@ use lab::machine::sweep;
 use lab::{apps, explain, story};
 
 #[derive(Parser)]
-#[command(name = "lab", version, about = "Roaming stories as scripts, told in network namespaces with real programs")]
+#[command(
+    name = "lab",
+    version,
+    about = "Roaming stories as scripts, told in network namespaces with real programs"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -66,7 +70,9 @@ fn main() -> Result<ExitCode> {
         Command::Run(arguments) => run(&arguments),
         Command::List { directory } => list(&directory),
         Command::Explain { file } => {
-            let Some(scenario) = read(&file)? else { return Ok(ExitCode::from(2)) };
+            let Some(scenario) = read(&file)? else {
+                return Ok(ExitCode::from(2));
+            };
             print!("{}{}", explain::explain(&scenario), explain::details(&scenario));
             Ok(ExitCode::SUCCESS)
         }
@@ -75,7 +81,11 @@ fn main() -> Result<ExitCode> {
             for file in &files {
                 good &= read(file)?.is_some();
             }
-            Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(2) })
+            Ok(if good {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(2)
+            })
         }
         Command::Sweep => {
             for name in sweep::dead_runs()? {
@@ -91,8 +101,13 @@ fn main() -> Result<ExitCode> {
 }
 
 fn run(arguments: &Run) -> Result<ExitCode> {
-    let Some(scenario) = read(&arguments.file)? else { return Ok(ExitCode::from(2)) };
-    let slow = std::env::var("LAB_SLOW").ok().and_then(|text| text.parse().ok()).unwrap_or(1.0);
+    let Some(scenario) = read(&arguments.file)? else {
+        return Ok(ExitCode::from(2));
+    };
+    let slow = std::env::var("LAB_SLOW")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1.0);
     let options = story::Options {
         seed: arguments.seed,
         keep: arguments.keep,
@@ -114,12 +129,19 @@ fn run(arguments: &Run) -> Result<ExitCode> {
     } else {
         report(&verdict);
     }
-    Ok(if verdict.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if verdict.passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn report(verdict: &story::Verdict) {
     if let Some(reason) = &verdict.reason {
-        let at = verdict.line.map_or_else(|| verdict.scenario.clone(), |line| format!("{}:{line}", verdict.scenario));
+        let at = verdict.line.map_or_else(
+            || verdict.scenario.clone(),
+            |line| format!("{}:{line}", verdict.scenario),
+        );
         println!("\n{at}: {reason}");
         if let Some(step) = &verdict.step {
             println!("    {step}");
@@ -148,7 +170,8 @@ fn read(file: &Path) -> Result<Option<Scenario>> {
 }
 
 fn list(directory: &Path) -> Result<ExitCode> {
-    let entries = std::fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    let entries =
+        std::fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "scn"));
     files.sort();

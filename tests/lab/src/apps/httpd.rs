@@ -78,9 +78,11 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
     let mut words = lines.first().map(String::as_str).unwrap_or_default().split(' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let header = |wanted: &str| {
-        lines.iter().skip(1).filter_map(|line| line.split_once(':')).find_map(|(key, value)| {
-            key.eq_ignore_ascii_case(wanted).then(|| value.trim().to_owned())
-        })
+        lines
+            .iter()
+            .skip(1)
+            .filter_map(|line| line.split_once(':'))
+            .find_map(|(key, value)| key.eq_ignore_ascii_case(wanted).then(|| value.trim().to_owned()))
     };
     let range = header("range").and_then(|value| {
         let (from, until) = value.strip_prefix("bytes=")?.split_once('-')?;
@@ -101,7 +103,10 @@ enum Body {
 
 fn respond(mut out: &TcpStream, request: &Request, directory: Option<&Path>) -> io::Result<()> {
     if !matches!(request.method.as_str(), "GET" | "HEAD") {
-        return write!(out, "HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n");
+        return write!(
+            out,
+            "HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n"
+        );
     }
     let Some(body) = find(&request.target, directory) else {
         return write!(out, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
@@ -110,16 +115,30 @@ fn respond(mut out: &TcpStream, request: &Request, directory: Option<&Path>) -> 
         Body::Bytes { length, .. } | Body::File(_, length) => *length,
     };
     let (from, until) = match request.range {
-        Some((from, until)) if from < total => (from, until.map_or(total, |last| total.min(last.saturating_add(1)))),
-        Some(_) => return write!(out, "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n\r\n"),
+        Some((from, until)) if from < total => (
+            from,
+            until.map_or(total, |last| total.min(last.saturating_add(1))),
+        ),
+        Some(_) => {
+            return write!(
+                out,
+                "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n\r\n"
+            );
+        }
         None => (0, total),
     };
     let length = until.saturating_sub(from);
     let status = match request.range {
-        Some(_) => format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{total}", until.saturating_sub(1)),
+        Some(_) => format!(
+            "206 Partial Content\r\nContent-Range: bytes {from}-{}/{total}",
+            until.saturating_sub(1)
+        ),
         None => "200 OK".to_owned(),
     };
-    write!(out, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nAccept-Ranges: bytes\r\n\r\n")?;
+    write!(
+        out,
+        "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nAccept-Ranges: bytes\r\n\r\n"
+    )?;
     if request.method == "HEAD" {
         return Ok(());
     }
@@ -139,12 +158,21 @@ fn respond(mut out: &TcpStream, request: &Request, directory: Option<&Path>) -> 
 fn find(target: &str, directory: Option<&Path>) -> Option<Body> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     if let Some(size) = path.strip_prefix("/bytes/") {
-        let seed = query.strip_prefix("seed=").and_then(|seed| seed.parse().ok()).unwrap_or_default();
-        return Some(Body::Bytes { seed, length: units::size(size)? });
+        let seed = query
+            .strip_prefix("seed=")
+            .and_then(|seed| seed.parse().ok())
+            .unwrap_or_default();
+        return Some(Body::Bytes {
+            seed,
+            length: units::size(size)?,
+        });
     }
     let relative = Path::new(path.trim_start_matches('/'));
     // Nothing above the directory.
-    if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+    if !relative
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)))
+    {
         return None;
     }
     let file = File::open(directory?.join(relative)).ok()?;

@@ -42,11 +42,21 @@ pub struct Conversation {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Topic {
-    Fetch { bytes: u64 },
-    Push { bytes: u64 },
-    Exchange { bytes: u64 },
+    Fetch {
+        bytes: u64,
+    },
+    Push {
+        bytes: u64,
+    },
+    Exchange {
+        bytes: u64,
+    },
     /// Intervals in microseconds.
-    Echo { size: u32, every: u64, count: Option<u64> },
+    Echo {
+        size: u32,
+        every: u64,
+        count: Option<u64>,
+    },
     Idle,
 }
 
@@ -55,7 +65,8 @@ pub enum Topic {
 /// # Errors
 /// The description cannot be read, or the application cannot begin (port in use).
 pub fn run(description: &str) -> Result<i32, String> {
-    let app: App = serde_json::from_str(description).map_err(|error| format!("not an application: {error}"))?;
+    let app: App =
+        serde_json::from_str(description).map_err(|error| format!("not an application: {error}"))?;
     match app {
         App::Serve { port, options } => serve::run(port, &options),
         App::Talk(conversation) => Ok(talk::run(&conversation)),

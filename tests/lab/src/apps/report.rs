@@ -25,6 +25,9 @@ pub struct Report {
     pub resets: u64,
     /// Longest pause between answers, or between portions of data, in milliseconds.
     pub gap: f64,
+    /// Time from question to answer.
+    #[serde(default)]
+    pub rtt: Rtt,
     /// Whether every byte that arrived was the one that was sent; unknown until a transfer ends.
     pub same: Option<bool>,
     /// Of the last transfer that ended.
@@ -34,6 +37,47 @@ pub struct Report {
     /// Pauses that ended since the last line.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stalls: Vec<Stall>,
+}
+
+/// Milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rtt {
+    pub min: f64,
+    pub median: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+/// How often each time was met, in steps of 10 microseconds.
+#[derive(Debug, Default)]
+struct Histogram {
+    counts: BTreeMap<u32, u64>,
+    total: u64,
+}
+
+impl Histogram {
+    fn add(&mut self, time: Duration) {
+        *self.counts.entry((time.as_micros() / 10) as u32).or_default() += 1;
+        self.total += 1;
+    }
+
+    fn rtt(&self) -> Rtt {
+        let quantile = |share: f64| {
+            let wanted = (share * self.total as f64).ceil().max(1.0) as u64;
+            let mut met = 0;
+            let found = self.counts.iter().find(|(_, count)| {
+                met += **count;
+                met >= wanted
+            });
+            found.map_or(0.0, |(step, _)| f64::from(*step) / 100.0)
+        };
+        Rtt {
+            min: quantile(0.0),
+            median: quantile(0.5),
+            p99: quantile(0.99),
+            max: quantile(1.0),
+        }
+    }
 }
 
 /// One pause on one connection.
@@ -64,13 +108,17 @@ struct Shared {
 #[derive(Default)]
 struct State {
     report: Report,
+    times: Histogram,
     fresh: bool,
     printed_last: bool,
 }
 
 impl Reporter {
     pub fn start() -> Reporter {
-        let reporter = Reporter(Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() }));
+        let reporter = Reporter(Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }));
         let printer = reporter.clone();
         std::thread::spawn(move || printer.print_changes());
         reporter
@@ -86,12 +134,26 @@ impl Reporter {
         value
     }
 
+    /// Notes how long an answer took.
+    pub fn time(&self, time: Duration) {
+        self.0
+            .state
+            .lock()
+            .unwrap_or_else(|held| held.into_inner())
+            .times
+            .add(time);
+    }
+
     /// Says that all is done, waits until that is printed, and returns the last report.
     pub fn finish(&self) -> Report {
         self.change(|report| report.done = true);
         let mut state = self.0.state.lock().unwrap_or_else(|held| held.into_inner());
         while !state.printed_last {
-            state = self.0.changed.wait(state).unwrap_or_else(|held| held.into_inner());
+            state = self
+                .0
+                .changed
+                .wait(state)
+                .unwrap_or_else(|held| held.into_inner());
         }
         state.report.clone()
     }
@@ -100,9 +162,14 @@ impl Reporter {
         loop {
             let mut state = self.0.state.lock().unwrap_or_else(|held| held.into_inner());
             while !state.fresh {
-                state = self.0.changed.wait(state).unwrap_or_else(|held| held.into_inner());
+                state = self
+                    .0
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(|held| held.into_inner());
             }
             state.fresh = false;
+            state.report.rtt = state.times.rtt();
             let report = state.report.clone();
             state.report.stalls.clear();
             drop(state);
@@ -134,7 +201,11 @@ pub struct Pulse {
 
 impl Pulse {
     pub fn start(connection: u64) -> Pulse {
-        Pulse { connection, last: Instant::now(), last_wall: wall() }
+        Pulse {
+            connection,
+            last: Instant::now(),
+            last_wall: wall(),
+        }
     }
 
     /// Something arrived now: notes the pause before it.
@@ -144,7 +215,11 @@ impl Pulse {
         report.gap = report.gap.max(pause.as_secs_f64() * 1e3);
         let until = wall();
         if pause >= STALL {
-            report.stalls.push(Stall { connection: self.connection, from: self.last_wall, until });
+            report.stalls.push(Stall {
+                connection: self.connection,
+                from: self.last_wall,
+                until,
+            });
         }
         (self.last, self.last_wall) = (now, until);
     }

@@ -43,7 +43,9 @@ fn attend(stream: TcpStream, number: u64, options: &Options, reporter: &Reporter
         report.connected += 1;
         report.open += 1;
     });
-    let outcome = options.set(&stream).and_then(|()| answer(stream, number, reporter));
+    let outcome = options
+        .set(&stream)
+        .and_then(|()| answer(stream, number, reporter));
     reporter.change(|report| {
         report.open -= 1;
         report.ended += 1;
@@ -58,7 +60,12 @@ fn answer(stream: TcpStream, number: u64, reporter: &Reporter) -> io::Result<()>
     let mut request = String::new();
     (&mut reader).take(200).read_line(&mut request)?;
     let words: Vec<&str> = request.split_whitespace().collect();
-    let number_at = |index: usize| words.get(index).and_then(|word| word.parse::<u64>().ok()).unwrap_or_default();
+    let number_at = |index: usize| {
+        words
+            .get(index)
+            .and_then(|word| word.parse::<u64>().ok())
+            .unwrap_or_default()
+    };
     let (seed, bytes) = (number_at(1), number_at(2));
     match words.first() {
         Some(&"fetch") => {
@@ -72,7 +79,9 @@ fn answer(stream: TcpStream, number: u64, reporter: &Reporter) -> io::Result<()>
                 let sender = std::thread::Builder::new().stack_size(STACK);
                 let sender = sender.spawn_scoped(scope, move || send(out, seed, bytes))?;
                 let received = receive(&mut reader, number, seed ^ OTHER_WAY, bytes, reporter);
-                let sent = sender.join().unwrap_or_else(|_| Err(io::Error::other("the sender panicked")));
+                let sent = sender
+                    .join()
+                    .unwrap_or_else(|_| Err(io::Error::other("the sender panicked")));
                 let answer = received?;
                 sent?;
                 writeln!(&stream, "{answer}")?;

@@ -25,12 +25,11 @@ impl Stream {
             rest = &mut rest[take..];
             // Whole words from here on.
             if self.position.is_multiple_of(8) {
-                let mut index = self.position / 8;
+                let first = self.position / 8;
                 let whole = rest.len() / 8 * 8;
                 let (words, tail) = rest.split_at_mut(whole);
-                for chunk in words.chunks_exact_mut(8) {
+                for (index, chunk) in (first..).zip(words.chunks_exact_mut(8)) {
                     chunk.copy_from_slice(&self.word(index).to_le_bytes());
-                    index += 1;
                 }
                 self.position += whole as u64;
                 rest = tail;
@@ -61,7 +60,9 @@ impl Stream {
     }
 
     fn word(&self, index: u64) -> u64 {
-        let mut z = self.seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut z = self
+            .seed
+            .wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)

@@ -27,7 +27,9 @@ pub fn run(conversation: &Conversation) -> i32 {
         for number in 1..=u64::from(conversation.connections) {
             let (reporter, prompter) = (&reporter, &prompter);
             let thread = std::thread::Builder::new().stack_size(STACK);
-            let started = thread.spawn_scoped(scope, move || connection(conversation, number, reporter, prompter));
+            let started = thread.spawn_scoped(scope, move || {
+                connection(conversation, number, reporter, prompter)
+            });
             if let Err(error) = started {
                 reporter.change(|report| report.fail(&sockets::name(&error)));
             }
@@ -67,7 +69,9 @@ fn converse(
     reporter: &Reporter,
     prompter: &Prompter,
 ) -> io::Result<()> {
-    let seed = conversation.seed.wrapping_add(number.wrapping_mul(0x1000_0000_1b3));
+    let seed = conversation
+        .seed
+        .wrapping_add(number.wrapping_mul(0x0100_0000_01b3));
     let mut reader = BufReader::new(stream.try_clone()?);
     match conversation.what {
         Topic::Fetch { bytes } => {
@@ -85,7 +89,9 @@ fn converse(
                 let sender = std::thread::Builder::new().stack_size(STACK);
                 let sender = sender.spawn_scoped(scope, move || send(stream, seed ^ OTHER_WAY, bytes))?;
                 let received = receive(&mut reader, number, seed, bytes, reporter);
-                let sent = sender.join().unwrap_or_else(|_| Err(io::Error::other("the sender panicked")));
+                let sent = sender
+                    .join()
+                    .unwrap_or_else(|_| Err(io::Error::other("the sender panicked")));
                 received?;
                 sent?;
                 confirmed(&mut reader, bytes, reporter)
@@ -99,7 +105,9 @@ fn converse(
             let mut next = Instant::now();
             let mut asked = 0;
             while count.is_none_or(|count| asked < count) {
+                let asked_at = Instant::now();
                 ask(&mut stream, &mut reader, &mut words, size as usize)?;
+                reporter.time(asked_at.elapsed());
                 reporter.change(|report| {
                     report.answers += 1;
                     pulse.beat(report);
@@ -147,7 +155,11 @@ fn ask(stream: &mut TcpStream, reader: &mut impl Read, words: &mut Stream, size:
     stream.write_all(&question)?;
     let mut answer = vec![0; size];
     reader.read_exact(&mut answer)?;
-    if answer == question { Ok(()) } else { Err(io::Error::other("another answer than the question")) }
+    if answer == question {
+        Ok(())
+    } else {
+        Err(io::Error::other("another answer than the question"))
+    }
 }
 
 impl Prompter {

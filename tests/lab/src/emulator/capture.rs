@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use pcap_file::DataLink;
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
-use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
 
 use crate::machine::MachineError;
 
@@ -38,13 +40,25 @@ pub struct Capture {
 impl Capture {
     /// `path` without extension; `devices` name the ends, as `phone:wifi`.
     pub fn create(path: &Path, devices: Vec<String>) -> Result<Capture, MachineError> {
-        let mut capture = Capture { writer: None, path: path.to_owned(), devices, written: 0, files: 0 };
-        capture.open().map_err(MachineError::io(format!("write {}", path.display())))?;
+        let mut capture = Capture {
+            writer: None,
+            path: path.to_owned(),
+            devices,
+            written: 0,
+            files: 0,
+        };
+        capture
+            .open()
+            .map_err(MachineError::io(format!("write {}", path.display())))?;
         Ok(capture)
     }
 
     fn name(&self, number: u32) -> PathBuf {
-        let suffix = if number == 0 { String::from("pcapng") } else { format!("{number}.pcapng") };
+        let suffix = if number == 0 {
+            String::from("pcapng")
+        } else {
+            format!("{number}.pcapng")
+        };
         self.path.with_extension(suffix)
     }
 

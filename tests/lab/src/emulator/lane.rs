@@ -39,7 +39,13 @@ pub enum Fate {
 
 impl Lane {
     pub fn new(seed: u64) -> Lane {
-        Lane { flying: BinaryHeap::new(), free: None, order: 0, chance: Chance(seed), dropped: 0 }
+        Lane {
+            flying: BinaryHeap::new(),
+            free: None,
+            order: 0,
+            chance: Chance(seed),
+            dropped: 0,
+        }
     }
 
     /// Decides over a frame of `length` bytes that enters now.
@@ -48,9 +54,13 @@ impl Lane {
             self.dropped += 1;
             return Fate::Lost;
         }
-        let Some(rate) = shape.rate else { return Fate::Arrives(now + shape.delay) };
+        let Some(rate) = shape.rate else {
+            return Fate::Arrives(now + shape.delay);
+        };
         let begin = self.free.map_or(now, |free| free.max(now));
-        let queue = shape.queue.unwrap_or_else(|| bytes_in(rate, QUEUE_TIME).max(SMALLEST_QUEUE));
+        let queue = shape
+            .queue
+            .unwrap_or_else(|| bytes_in(rate, QUEUE_TIME).max(SMALLEST_QUEUE));
         if bytes_in(rate, begin - now) > queue {
             self.dropped += 1;
             return Fate::Lost;
@@ -67,7 +77,11 @@ impl Lane {
 
     pub fn put(&mut self, due: Instant, frame: &[u8]) {
         self.order += 1;
-        self.flying.push(Reverse(Flying { due, order: self.order, frame: frame.to_vec() }));
+        self.flying.push(Reverse(Flying {
+            due,
+            order: self.order,
+            frame: frame.to_vec(),
+        }));
     }
 
     pub fn next_due(&self) -> Option<Instant> {
@@ -126,7 +140,10 @@ impl Chance {
     }
 
     /// Between 0 and 1.
-    #[allow(clippy::should_implement_trait, reason = "an endless source is no iterator here")]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "an endless source is no iterator here"
+    )]
     pub fn next(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
     }

@@ -1,7 +1,7 @@
 //! The thread that is the cable.
 use std::os::fd::AsFd;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -28,18 +28,28 @@ pub enum Order {
     Blackhole(Option<usize>),
     Heal,
     /// Whether the cable is plugged in, and at which ends that shows.
-    Carrier { plugged: bool, ends: [bool; 2] },
+    Carrier {
+        plugged: bool,
+        ends: [bool; 2],
+    },
     Interfere(Interference, Option<usize>),
     /// The recorded frame is sent once more by this end, to the other end's card.
-    Replay { recording: Recording, end: usize, to: [u8; 6] },
+    Replay {
+        recording: Recording,
+        end: usize,
+        to: [u8; 6],
+    },
 }
 
 /// Called with what happened to a segment the story asked about.
 pub type Teller = Arc<dyn Fn(String) + Send + Sync>;
 
+/// An order, and where to say that it is in force.
+type Letter = (Order, Sender<Result<(), String>>);
+
 /// A running link. Dropping it unplugs it.
 pub struct EmulatedLink {
-    orders: Option<Sender<(Order, Sender<Result<(), String>>)>>,
+    orders: Option<Sender<Letter>>,
     bell: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -77,14 +87,22 @@ impl EmulatedLink {
             .name(format!("link {name}"))
             .spawn(move || cable.run())
             .map_err(MachineError::io("start the thread of a link"))?;
-        Ok(EmulatedLink { orders: Some(orders), bell, thread: Some(thread) })
+        Ok(EmulatedLink {
+            orders: Some(orders),
+            bell,
+            thread: Some(thread),
+        })
     }
 
     /// Gives an order and returns once it is in force.
     pub fn order(&self, order: Order) -> Result<(), String> {
         const GONE: &str = "the link's thread has ended";
         let (done, answer) = channel();
-        self.orders.as_ref().ok_or(GONE)?.send((order, done)).map_err(|_| GONE)?;
+        self.orders
+            .as_ref()
+            .ok_or(GONE)?
+            .send((order, done))
+            .map_err(|_| GONE)?;
         let _ = self.bell.write(1);
         answer.recv().map_err(|_| GONE)?
     }
@@ -111,7 +129,7 @@ struct Cable {
     interference: Orders,
     recordings: Recordings,
     watch: Watch,
-    inbox: Receiver<(Order, Sender<Result<(), String>>)>,
+    inbox: Receiver<Letter>,
     bell: Arc<EventFd>,
     tell: Teller,
 }
@@ -126,7 +144,10 @@ impl Cable {
             }
             let mut busy = false;
             for end in 0..2 {
-                busy |= self.deliver_due(end) && self.lanes[end].next_due().is_some_and(|due| due <= Instant::now());
+                busy |= self.deliver_due(end)
+                    && self.lanes[end]
+                        .next_due()
+                        .is_some_and(|due| due <= Instant::now());
                 busy |= self.accept(end, &mut buffer);
             }
             if !busy {
@@ -168,14 +189,16 @@ impl Cable {
         let now = Instant::now();
         let bare = &frame[OFFLOAD_HEADER..];
         let packet = Packet::read(bare);
-        self.watch.passes(end, Way::Out, bare, bare.len(), packet.as_ref(), now);
+        self.watch
+            .passes(end, Way::Out, bare, bare.len(), packet.as_ref(), now);
         if !self.plugged || self.swallowed[end] {
             return;
         }
         let (mut late, mut copies) = (Duration::ZERO, 0);
         if !self.interference.is_empty() {
             let treatment =
-                self.interference.treat(frame, packet.as_ref(), end, &self.name, &self.recordings);
+                self.interference
+                    .treat(frame, packet.as_ref(), end, &self.name, &self.recordings);
             for said in treatment.said {
                 (self.tell)(said);
             }
@@ -213,7 +236,14 @@ impl Cable {
 
     fn deliver(&mut self, to: usize, frame: &[u8]) {
         let bare = &frame[OFFLOAD_HEADER..];
-        self.watch.passes(to, Way::In, bare, bare.len(), Packet::read(bare).as_ref(), Instant::now());
+        self.watch.passes(
+            to,
+            Way::In,
+            bare,
+            bare.len(),
+            Packet::read(bare).as_ref(),
+            Instant::now(),
+        );
         if let Err(error) = self.taps[to].send(frame) {
             (self.tell)(format!("cannot deliver a frame: {error}"));
         }
@@ -255,7 +285,11 @@ impl Cable {
                 }
             }
             Order::Interfere(interference, end) => self.interference.add(&interference, end),
-            Order::Replay { mut recording, end, to } => {
+            Order::Replay {
+                mut recording,
+                end,
+                to,
+            } => {
                 recording.frame[OFFLOAD_HEADER..OFFLOAD_HEADER + 6].copy_from_slice(&to);
                 let now = Instant::now();
                 let length = recording.frame.len() - OFFLOAD_HEADER;
@@ -269,13 +303,21 @@ impl Cable {
 
     fn fit_offloads(&self) -> Result<(), MachineError> {
         let whole = self.shape.rate.is_none() && self.shape.loss == 0.0;
-        self.taps.iter().try_for_each(|tap| tap.pass_large_segments(whole))
+        self.taps
+            .iter()
+            .try_for_each(|tap| tap.pass_large_segments(whole))
     }
 }
 
-/// Timers of this thread fire when they are due, and ahead of programs that compute.
+/// Timers of this thread fire when they are due, and ahead of programs that compute: a late cable would look like
+/// a slow network.
 fn be_punctual() {
     let _ = nix::sys::prctl::set_timerslack(1);
-    // SAFETY: who 0 is the calling thread on Linux.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -15) };
+    let lowest = libc::sched_param { sched_priority: 1 };
+    // SAFETY: thread 0 is the calling one; the parameter outlives the call.
+    unsafe {
+        if libc::sched_setscheduler(0, libc::SCHED_RR, &raw const lowest) != 0 {
+            libc::setpriority(libc::PRIO_PROCESS, 0, -15);
+        }
+    }
 }

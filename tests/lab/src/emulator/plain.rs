@@ -23,8 +23,15 @@ pub struct PlainLink {
 
 impl PlainLink {
     /// Watches `device` in the namespace of `stations[0]`; what it receives was sent by the other end.
-    pub fn start(name: &str, station: &Station, device: &str, watch: Watch) -> Result<PlainLink, MachineError> {
-        let socket = netns::inside(&station.netns, || open(device).map_err(MachineError::io(format!("watch {device}"))))?;
+    pub fn start(
+        name: &str,
+        station: &Station,
+        device: &str,
+        watch: Watch,
+    ) -> Result<PlainLink, MachineError> {
+        let socket = netns::inside(&station.netns, || {
+            open(device).map_err(MachineError::io(format!("watch {device}")))
+        })?;
         let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
             .map_err(MachineError::io("create an eventfd"))?;
         let bell = Arc::new(bell);
@@ -33,7 +40,10 @@ impl PlainLink {
             .name(format!("watch {name}"))
             .spawn(move || run(&socket, &stop, watch))
             .map_err(MachineError::io("start the thread of a link"))?;
-        Ok(PlainLink { bell, thread: Some(thread) })
+        Ok(PlainLink {
+            bell,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -49,8 +59,10 @@ impl Drop for PlainLink {
 fn run(socket: &std::fs::File, stop: &EventFd, mut watch: Watch) {
     let mut buffer = [0; SNAP];
     loop {
-        let mut ready =
-            [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        let mut ready = [
+            PollFd::new(socket.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+        ];
         let _ = poll(&mut ready, PollTimeout::NONE);
         let stopping = ready[1].any() == Some(true);
         while let Some((kept, length, way)) = receive(socket, &mut buffer) {
@@ -87,7 +99,11 @@ fn receive(socket: &std::fs::File, buffer: &mut [u8]) -> Option<(usize, usize, W
         )
     };
     let length = usize::try_from(length).ok()?;
-    let way = if from.sll_pkttype == libc::PACKET_OUTGOING { Way::Out } else { Way::In };
+    let way = if from.sll_pkttype == libc::PACKET_OUTGOING {
+        Way::Out
+    } else {
+        Way::In
+    };
     Some((length.min(buffer.len()), length, way))
 }
 
@@ -106,7 +122,13 @@ fn open(device: &str) -> std::io::Result<std::fs::File> {
     unsafe {
         let buffer = BUFFER;
         let size = size_of::<libc::c_int>() as libc::socklen_t;
-        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, (&raw const buffer).cast(), size);
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            (&raw const buffer).cast(),
+            size,
+        );
         let mut address: libc::sockaddr_ll = std::mem::zeroed();
         address.sll_family = libc::AF_PACKET as u16;
         address.sll_protocol = everything as u16;

@@ -58,7 +58,8 @@ impl Packet {
         let fragment = u16::from_be_bytes([*ip.get(6)?, *ip.get(7)?]) & 0x1fff;
         // A segment too large for the field travels with length 0 inside the machine.
         let length = if total == 0 { ip.len() } else { total.min(ip.len()) };
-        let tcp = (ip.get(9) == Some(&6) && fragment == 0).then(|| Tcp::read(frame, 14 + header, 14 + length));
+        let tcp =
+            (ip.get(9) == Some(&6) && fragment == 0).then(|| Tcp::read(frame, 14 + header, 14 + length));
         Some(Packet {
             source: IpAddr::V4(Ipv4Addr::from(source)),
             destination: IpAddr::V4(Ipv4Addr::from(destination)),
@@ -71,7 +72,11 @@ impl Packet {
         let payload = usize::from(u16::from_be_bytes([*ip.get(4)?, *ip.get(5)?]));
         let source: [u8; 16] = ip.get(8..24)?.try_into().ok()?;
         let destination: [u8; 16] = ip.get(24..40)?.try_into().ok()?;
-        let length = if payload == 0 { ip.len() } else { (40 + payload).min(ip.len()) };
+        let length = if payload == 0 {
+            ip.len()
+        } else {
+            (40 + payload).min(ip.len())
+        };
         let tcp = (ip.get(6) == Some(&6)).then(|| Tcp::read(frame, 14 + 40, 14 + length));
         Some(Packet {
             source: IpAddr::V6(Ipv6Addr::from(source)),
@@ -113,7 +118,13 @@ impl Tcp {
         let header = usize::from(tcp.get(12)? >> 4) * 4;
         let flags = *tcp.get(13)?;
         let options = tcp.get(20..header)?;
-        Some(Tcp { at, header, payload: tcp.len() - header, flags, migrate: migrate(options, at + 20) })
+        Some(Tcp {
+            at,
+            header,
+            payload: tcp.len() - header,
+            flags,
+            migrate: migrate(options, at + 20),
+        })
     }
 }
 
@@ -128,7 +139,11 @@ fn migrate(options: &[u8], base: usize) -> Option<Migrate> {
                 let length = usize::from(*options.get(at + 1)?);
                 let body = options.get(at..at + length.max(2))?;
                 if MIGRATE.contains(&kind) && body.get(2..4) == Some(&EXPERIMENT) && length >= 5 {
-                    return Some(Migrate { at: base + at, length, kind: body[4] & 0x0f });
+                    return Some(Migrate {
+                        at: base + at,
+                        length,
+                        kind: body[4] & 0x0f,
+                    });
                 }
                 at += length.max(2);
             }
@@ -138,8 +153,8 @@ fn migrate(options: &[u8], base: usize) -> Option<Migrate> {
 }
 
 /// Flips one bit of the frame and, unless `stale`, repairs the TCP checksum so that only a check of the content
-/// can find it. With a checksum that the receiver's card completes (`partial`), nothing is to repair.
-pub fn flip(frame: &mut [u8], tcp: &Tcp, bit: u32, in_option: bool, stale: bool, partial: bool) -> bool {
+/// can find it. False if there is no such bit.
+pub fn flip(frame: &mut [u8], tcp: &Tcp, bit: u32, in_option: bool, stale: bool) -> bool {
     let (start, length) = match (in_option, tcp.migrate) {
         (true, Some(option)) => (option.at, option.length),
         (true, None) => return false,
@@ -151,12 +166,13 @@ pub fn flip(frame: &mut [u8], tcp: &Tcp, bit: u32, in_option: bool, stale: bool,
     }
     // Checksums count 16-bit words from the start of the TCP header.
     let word_at = tcp.at + (start + byte - tcp.at) / 2 * 2;
-    let word = |frame: &[u8]| u16::from_be_bytes([frame[word_at], frame.get(word_at + 1).copied().unwrap_or(0)]);
+    let word =
+        |frame: &[u8]| u16::from_be_bytes([frame[word_at], frame.get(word_at + 1).copied().unwrap_or(0)]);
     let before = word(frame);
     frame[start + byte] ^= 0x80 >> (bit % 8);
     let after = word(frame);
     let checksum = tcp.at + 16;
-    if !stale && !partial && word_at != checksum && checksum + 1 < frame.len() {
+    if !stale && word_at != checksum && checksum + 1 < frame.len() {
         let old = u16::from_be_bytes([frame[checksum], frame[checksum + 1]]);
         // RFC 1624, equation 3.
         let mut sum = u32::from(!old) + u32::from(!before) + u32::from(after);

@@ -34,13 +34,20 @@ impl Tap {
                 .write(true)
                 .custom_flags(libc::O_NONBLOCK)
                 .open("/dev/net/tun")
-                .map_err(MachineError::io("open /dev/net/tun (is the module `tun` loaded?)"))?;
+                .map_err(MachineError::io(
+                    "open /dev/net/tun (is the module `tun` loaded?)",
+                ))?;
             // SAFETY: all zeros is a valid ifreq.
             let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-            for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+            for (to, from) in request
+                .ifr_name
+                .iter_mut()
+                .zip(name.bytes().take(libc::IFNAMSIZ - 1))
+            {
                 *to = from as libc::c_char;
             }
-            request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+            request.ifr_ifru.ifru_flags =
+                (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
             // SAFETY: the descriptor is open and the request outlives the call.
             check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &request) })
                 .map_err(MachineError::io(failed("create")))?;
@@ -51,7 +58,11 @@ impl Tap {
     /// Whether the host may hand over segments larger than the MTU. A link that counts every frame (rate, loss)
     /// has the host's kernel cut them first.
     pub fn pass_large_segments(&self, pass: bool) -> Result<(), MachineError> {
-        let offload = if pass { OFFLOAD_CHECKSUM | OFFLOAD_SEGMENTS } else { OFFLOAD_CHECKSUM };
+        let offload = if pass {
+            OFFLOAD_CHECKSUM | OFFLOAD_SEGMENTS
+        } else {
+            OFFLOAD_CHECKSUM
+        };
         // SAFETY: the argument is a plain number.
         check(unsafe { libc::ioctl(self.file.as_raw_fd(), TUNSETOFFLOAD, offload) })
             .map_err(MachineError::io("set the offloads of a TAP device"))
@@ -61,15 +72,23 @@ impl Tap {
     pub fn carrier(&self, plugged: bool) -> Result<(), MachineError> {
         let value = libc::c_int::from(plugged);
         // SAFETY: the argument points to an int that outlives the call.
-        check(unsafe { libc::ioctl(self.file.as_raw_fd(), TUNSETCARRIER, &value) })
-            .map_err(MachineError::io("change the carrier of a TAP device (Linux 5.0 or later is needed)"))
+        check(unsafe { libc::ioctl(self.file.as_raw_fd(), TUNSETCARRIER, &value) }).map_err(MachineError::io(
+            "change the carrier of a TAP device (Linux 5.0 or later is needed)",
+        ))
     }
 
     /// The next frame the host sends, with its offload header; `None` when there is none now.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match (&self.file).read(buffer) {
             Ok(length) => Ok(Some(length)),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                Ok(None)
+            }
             // The device is down.
             Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(None),
             Err(error) => Err(error),
@@ -80,7 +99,14 @@ impl Tap {
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         match (&self.file).write(frame) {
             Ok(_) => Ok(()),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EIO | libc::EAGAIN | libc::ENETDOWN)) => Ok(()),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EIO | libc::EAGAIN | libc::ENETDOWN)
+                ) =>
+            {
+                Ok(())
+            }
             // A frame the host's kernel finds malformed (a flipped bit) is lost, as on a wire.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
             Err(error) => Err(error),
@@ -95,5 +121,9 @@ impl AsFd for Tap {
 }
 
 fn check(returned: libc::c_int) -> io::Result<()> {
-    if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if returned < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

@@ -31,11 +31,18 @@ struct Sources {
 
 impl DeviceWatch {
     pub fn new(checked: bool) -> DeviceWatch {
-        DeviceWatch { checked, ..DeviceWatch::default() }
+        DeviceWatch {
+            checked,
+            ..DeviceWatch::default()
+        }
     }
 
     pub fn allow(&self, address: IpAddr) {
-        self.sources.lock().unwrap_or_else(|held| held.into_inner()).own.insert(address);
+        self.sources
+            .lock()
+            .unwrap_or_else(|held| held.into_inner())
+            .own
+            .insert(address);
     }
 
     pub fn refuse(&self, address: IpAddr, now: Instant) {
@@ -46,7 +53,11 @@ impl DeviceWatch {
 
     fn is_own(&self, address: IpAddr, now: Instant) -> bool {
         let sources = self.sources.lock().unwrap_or_else(|held| held.into_inner());
-        sources.own.contains(&address) || sources.former.iter().any(|(former, until)| *former == address && now < *until)
+        sources.own.contains(&address)
+            || sources
+                .former
+                .iter()
+                .any(|(former, until)| *former == address && now < *until)
     }
 
     fn sent(&self, packet: &Packet, now: Instant) {
@@ -81,7 +92,15 @@ impl Watch {
     }
 
     /// A frame (without offload header) passes a device. `length` is its full length.
-    pub fn passes(&mut self, device: usize, way: Way, frame: &[u8], length: usize, packet: Option<&Packet>, now: Instant) {
+    pub fn passes(
+        &mut self,
+        device: usize,
+        way: Way,
+        frame: &[u8],
+        length: usize,
+        packet: Option<&Packet>,
+        now: Instant,
+    ) {
         self.capture.note(device, way, frame, length, SystemTime::now());
         let Some(packet) = packet else { return };
         match way {

@@ -5,11 +5,16 @@ use super::ast::*;
 use super::diagnostic::Diagnostic;
 
 pub fn check(scenario: &Scenario) -> Vec<Diagnostic> {
-    let mut check = Check { scenario, mistakes: Vec::new(), programs: HashMap::new(), recordings: Vec::new() };
+    let mut check = Check {
+        scenario,
+        mistakes: Vec::new(),
+        programs: HashMap::new(),
+        recordings: Vec::new(),
+    };
     check.nodes();
     check.links();
     for route in &scenario.routes {
-        check.node(&route.node);
+        check.route(route);
     }
     for sysctl in &scenario.sysctls {
         sysctl.node.iter().for_each(|node| check.node(node));
@@ -35,24 +40,41 @@ impl<'a> Check<'a> {
     fn refuse(&mut self, at: &Name, message: impl Into<String>, expected: impl Into<String>) {
         let expected = expected.into();
         let mistake = Diagnostic::new(at.place, message);
-        self.mistakes.push(if expected.is_empty() { mistake } else { mistake.expecting(expected) });
+        self.mistakes.push(if expected.is_empty() {
+            mistake
+        } else {
+            mistake.expecting(expected)
+        });
     }
 
     fn nodes(&mut self) {
         let scenario = self.scenario;
         for (index, node) in scenario.nodes.iter().enumerate() {
-            if scenario.nodes[..index].iter().any(|earlier| earlier.name == node.name) {
-                self.refuse(&node.name, format!("`{}` exists already", node.name), "a name of its own");
+            if scenario.nodes[..index]
+                .iter()
+                .any(|earlier| earlier.name == node.name)
+            {
+                self.refuse(
+                    &node.name,
+                    format!("`{}` exists already", node.name),
+                    "a name of its own",
+                );
             }
             if let Kind::Napt(rule) = &node.kind {
                 if let Some(outside) = &rule.outside {
-                    let touches = scenario.link(&outside.text).is_some_and(|l| l.end_at(&node.name.text).is_some());
+                    let touches = scenario
+                        .link(&outside.text)
+                        .is_some_and(|l| l.end_at(&node.name.text).is_some());
                     if !touches {
                         self.refuse(outside, format!("no link `{outside}` ends at {}", node.name), "");
                     }
                 } else if scenario.outside_of(node).is_none() {
                     let message = format!("which link of {} is its outside?", node.name);
-                    self.refuse(&node.name, message, "exactly one link to a router, or `outside=LINK`");
+                    self.refuse(
+                        &node.name,
+                        message,
+                        "exactly one link to a router, or `outside=LINK`",
+                    );
                 }
             }
         }
@@ -62,8 +84,15 @@ impl<'a> Check<'a> {
         let scenario = self.scenario;
         let mut owners: HashMap<std::net::IpAddr, &Name> = HashMap::new();
         for (index, link) in scenario.links.iter().enumerate() {
-            if scenario.links[..index].iter().any(|earlier| earlier.name == link.name) {
-                self.refuse(&link.name, format!("a link `{}` exists already", link.name), "a name of its own");
+            if scenario.links[..index]
+                .iter()
+                .any(|earlier| earlier.name == link.name)
+            {
+                self.refuse(
+                    &link.name,
+                    format!("a link `{}` exists already", link.name),
+                    "a name of its own",
+                );
             }
             if link.name.text.len() > 13 {
                 let message = format!("`{}` is too long for a network device", link.name);
@@ -76,7 +105,11 @@ impl<'a> Check<'a> {
                 self.node(&end.node);
             }
             if link.ends[0].node == link.ends[1].node {
-                self.refuse(&link.ends[1].node, "both ends of the link are the same node", "two nodes");
+                self.refuse(
+                    &link.ends[1].node,
+                    "both ends of the link are the same node",
+                    "two nodes",
+                );
             }
             // Private addresses may appear once behind every NAPT, so only one node may not repeat itself and
             // no two neighbours may share one.
@@ -84,20 +117,56 @@ impl<'a> Check<'a> {
             for end in &link.ends {
                 for prefix in &end.addresses {
                     if owners.insert(prefix.address, &end.node).is_some() {
-                        self.refuse(&end.node, format!("{} is given twice on this link", prefix.address), "");
+                        self.refuse(
+                            &end.node,
+                            format!("{} is given twice on this link", prefix.address),
+                            "",
+                        );
                     }
                 }
             }
-            if link.plain && (link.shape != Shape { mtu: link.shape.mtu, ..Shape::default() } || link.down) {
-                self.refuse(&link.name, "a plain link has no rate, delay or loss and is never down", "");
+            if link.plain
+                && (link.shape
+                    != Shape {
+                        mtu: link.shape.mtu,
+                        ..Shape::default()
+                    }
+                    || link.down)
+            {
+                self.refuse(
+                    &link.name,
+                    "a plain link has no rate, delay or loss and is never down",
+                    "",
+                );
             }
+        }
+    }
+
+    fn route(&mut self, route: &Route) {
+        self.node(&route.node);
+        let mut own = self
+            .scenario
+            .links_of(&route.node.text)
+            .flat_map(|(link, end)| &link.ends[end].addresses);
+        if !own.any(|prefix| prefix.contains(route.via)) {
+            let message = format!("{} is on no link of {}", route.via, route.node);
+            self.refuse(&route.node, message, "the address of a neighbour");
         }
     }
 
     fn node(&mut self, name: &Name) {
         if self.scenario.node(&name.text).is_none() {
-            let known: Vec<&str> = self.scenario.nodes.iter().map(|node| node.name.text.as_str()).collect();
-            self.refuse(name, format!("there is no host, router or NAPT `{name}`"), one_of(&known));
+            let known: Vec<&str> = self
+                .scenario
+                .nodes
+                .iter()
+                .map(|node| node.name.text.as_str())
+                .collect();
+            self.refuse(
+                name,
+                format!("there is no host, router or NAPT `{name}`"),
+                one_of(&known),
+            );
         }
     }
 
@@ -112,7 +181,12 @@ impl<'a> Check<'a> {
     fn link(&mut self, name: &Name) -> Option<&'a Link> {
         let link = self.scenario.link(&name.text);
         if link.is_none() {
-            let known: Vec<&str> = self.scenario.links.iter().map(|link| link.name.text.as_str()).collect();
+            let known: Vec<&str> = self
+                .scenario
+                .links
+                .iter()
+                .map(|link| link.name.text.as_str())
+                .collect();
             self.refuse(name, format!("there is no link `{name}`"), one_of(&known));
         }
         link
@@ -151,7 +225,9 @@ impl<'a> Check<'a> {
                 }
             }
             Action::Napt { napt, .. } => match self.scenario.node(&napt.text) {
-                Some(Node { kind: Kind::Napt(_), .. }) => {}
+                Some(Node {
+                    kind: Kind::Napt(_), ..
+                }) => {}
                 _ => self.refuse(napt, format!("`{napt}` is no NAPT"), "the name of a NAPT"),
             },
             Action::Program { name, change } => self.program_change(name, change),
@@ -160,7 +236,11 @@ impl<'a> Check<'a> {
                 self.host(host);
                 let scenario = self.scenario;
                 if !scenario.agents.iter().any(|agent| agent.host == *host) {
-                    self.refuse(host, format!("{host} has no agent"), format!("a line `agent {host}` before the story"));
+                    self.refuse(
+                        host,
+                        format!("{host} has no agent"),
+                        format!("a line `agent {host}` before the story"),
+                    );
                 }
             }),
         }
@@ -174,7 +254,11 @@ impl<'a> Check<'a> {
     fn link_change(&mut self, name: &Name, change: &'a LinkChange) {
         let Some(link) = self.link(name) else { return };
         if link.plain {
-            self.refuse(name, format!("link `{name}` is plain: no event can touch it"), "a link without `plain`");
+            self.refuse(
+                name,
+                format!("link `{name}` is plain: no event can touch it"),
+                "a link without `plain`",
+            );
         }
         let from = match change {
             LinkChange::Blackhole { from } | LinkChange::Replay { from, .. } => from,
@@ -185,14 +269,25 @@ impl<'a> Check<'a> {
             && link.end_at(&from.text).is_none()
         {
             let ends = [link.ends[0].node.text.as_str(), link.ends[1].node.text.as_str()];
-            self.refuse(from, format!("`{from}` is not at an end of {name}"), one_of(&ends));
+            self.refuse(
+                from,
+                format!("`{from}` is not at an end of {name}"),
+                one_of(&ends),
+            );
         }
         match change {
-            LinkChange::Interfere(Interference { deed: Deed::Record(recording), .. }) => {
+            LinkChange::Interfere(Interference {
+                deed: Deed::Record(recording),
+                ..
+            }) => {
                 self.recordings.push(&recording.text);
             }
             LinkChange::Replay { recording, .. } if !self.recordings.contains(&recording.text.as_str()) => {
-                self.refuse(recording, format!("nothing is recorded as `{recording}` before this line"), "");
+                self.refuse(
+                    recording,
+                    format!("nothing is recorded as `{recording}` before this line"),
+                    "",
+                );
             }
             _ => {}
         }
@@ -201,9 +296,18 @@ impl<'a> Check<'a> {
     fn program_change(&mut self, name: &Name, change: &ProgramChange) {
         match (self.programs.get(name.text.as_str()), change) {
             (None, _) => self.unknown_program(name),
-            (Some(Program::Talk(Talk { what: Talking::Idle, .. })), ProgramChange::Speak) => {}
+            (
+                Some(Program::Talk(Talk {
+                    what: Talking::Idle, ..
+                })),
+                ProgramChange::Speak,
+            ) => {}
             (Some(_), ProgramChange::Speak) => {
-                self.refuse(name, format!("`{name}` is no idle connection"), "a program started by `idle`");
+                self.refuse(
+                    name,
+                    format!("`{name}` is no idle connection"),
+                    "a program started by `idle`",
+                );
             }
             _ => {}
         }
@@ -215,7 +319,8 @@ impl<'a> Check<'a> {
             Program::Talk(talk) => {
                 self.node(&talk.to);
                 let address = self.scenario.address_of(&talk.to.text, talk.ipv6);
-                if talk.address.is_none() && address.is_none() && self.scenario.node(&talk.to.text).is_some() {
+                if talk.address.is_none() && address.is_none() && self.scenario.node(&talk.to.text).is_some()
+                {
                     let family = if talk.ipv6 { "IPv6" } else { "IPv4" };
                     self.refuse(&talk.to, format!("{} has no {family} address", talk.to), "");
                 }
@@ -224,29 +329,47 @@ impl<'a> Check<'a> {
             _ => {}
         }
         if self.programs.insert(&start.name.text, &start.program).is_some() {
-            self.refuse(&start.name, format!("a program `{}` was started before", start.name), "another `as=NAME`");
+            self.refuse(
+                &start.name,
+                format!("a program `{}` was started before", start.name),
+                "another `as=NAME`",
+            );
         }
     }
 
     fn unknown_program(&mut self, name: &Name) {
         let mut known: Vec<&str> = self.programs.keys().copied().collect();
         known.sort_unstable();
-        self.refuse(name, format!("no program `{name}` is started before this line"), one_of(&known));
+        self.refuse(
+            name,
+            format!("no program `{name}` is started before this line"),
+            one_of(&known),
+        );
     }
 
     fn condition(&mut self, condition: &Condition) {
         match &condition.subject {
-            Subject::Program(name) if !self.programs.contains_key(name.text.as_str()) => self.unknown_program(name),
+            Subject::Program(name) if !self.programs.contains_key(name.text.as_str()) => {
+                self.unknown_program(name)
+            }
             Subject::Agent { host, .. } => self.host(host),
             _ => {}
         }
         for term in &condition.terms {
             match term {
-                Term::Compare { measure: Measure::Invalid(napt), .. } => match self.scenario.node(&napt.text) {
-                    Some(Node { kind: Kind::Napt(_), .. }) => {}
+                Term::Compare {
+                    measure: Measure::Invalid(napt),
+                    ..
+                } => match self.scenario.node(&napt.text) {
+                    Some(Node {
+                        kind: Kind::Napt(_), ..
+                    }) => {}
                     _ => self.refuse(napt, format!("`{napt}` is no NAPT"), "the name of a NAPT"),
                 },
-                Term::Compare { measure: Measure::Rst(host), .. } => self.node(host),
+                Term::Compare {
+                    measure: Measure::Rst(host),
+                    ..
+                } => self.node(host),
                 _ => {}
             }
         }

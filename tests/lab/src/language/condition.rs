@@ -10,9 +10,14 @@ pub fn condition(words: &mut Words) -> Result<Condition, Diagnostic> {
     if let Some(pair) = words.peek_pair().cloned() {
         let term = run_term(&pair)?;
         words.skip();
-        return Ok(Condition { text: text(&pair), subject: Subject::Run, terms: vec![term] });
+        return Ok(Condition {
+            text: text(&pair),
+            subject: Subject::Run,
+            terms: vec![term],
+        });
     }
-    let subject = words.name("a program, `HOST agent …`, or resets=, errors=, leaks=, invalid(NAPT)=, rst(HOST)=")?;
+    let subject =
+        words.name("a program, `HOST agent …`, or resets=, errors=, leaks=, invalid(NAPT)=, rst(HOST)=")?;
     if words.accept("agent") {
         return agent(subject, words);
     }
@@ -27,7 +32,31 @@ pub fn condition(words: &mut Words) -> Result<Condition, Diagnostic> {
              >= 20MiB, answers>=10, gap<=500ms",
         ));
     }
-    Ok(Condition { text: said.join(" "), subject: Subject::Program(subject), terms })
+    Ok(Condition {
+        text: said.join(" "),
+        subject: Subject::Program(subject),
+        terms,
+    })
+}
+
+/// Whether a text is a regular expression once `{server}` and its like are filled in.
+pub fn is_pattern(text: &str) -> bool {
+    let mut filled = String::new();
+    let mut rest = text;
+    while let Some(open) = rest.find('{') {
+        filled += &rest[..open];
+        let word = rest[open + 1..]
+            .find('}')
+            .map(|length| &rest[open + 1..open + 1 + length]);
+        match word.filter(|word| word.starts_with(|c: char| c.is_ascii_alphabetic())) {
+            Some(word) => rest = &rest[open + word.len() + 2..],
+            None => {
+                filled.push('{');
+                rest = &rest[open + 1..];
+            }
+        }
+    }
+    regex::Regex::new(&(filled + rest)).is_ok()
 }
 
 /// All conditions of an `expect` line.
@@ -45,7 +74,11 @@ fn text(pair: &Pair) -> String {
 }
 
 fn program_term(words: &mut Words, said: &mut Vec<String>) -> Result<Option<Term>, Diagnostic> {
-    for (keyword, term) in [("done", Term::Done), ("running", Term::Running), ("connected", Term::Connected)] {
+    for (keyword, term) in [
+        ("done", Term::Done),
+        ("running", Term::Running),
+        ("connected", Term::Connected),
+    ] {
         if words.accept(keyword) {
             said.push(keyword.to_owned());
             return Ok(Some(term));
@@ -53,7 +86,11 @@ fn program_term(words: &mut Words, said: &mut Vec<String>) -> Result<Option<Term
     }
     // `dl >= 20MiB` and `rr answers >= 10` with spaces around the sign.
     let measure = match words.keyword().and_then(program_measure) {
-        Some(measure) if words.peek_second().is_some_and(|word| super::lexer::sign(&word.text).is_some()) => {
+        Some(measure)
+            if words
+                .peek_second()
+                .is_some_and(|word| super::lexer::sign(&word.text).is_some()) =>
+        {
             said.push(words.text("a measure")?.text);
             Some(measure)
         }
@@ -67,8 +104,12 @@ fn program_term(words: &mut Words, said: &mut Vec<String>) -> Result<Option<Term
         said.push(word.text.clone());
         return compare(measure, sign, &word.text, place).map(Some);
     }
-    let Some(pair) = words.peek_pair().cloned() else { return Ok(None) };
-    let Some(term) = program_pair(&pair)? else { return Ok(None) };
+    let Some(pair) = words.peek_pair().cloned() else {
+        return Ok(None);
+    };
+    let Some(term) = program_pair(&pair)? else {
+        return Ok(None);
+    };
     said.push(text(&pair));
     words.skip();
     Ok(Some(term))
@@ -79,6 +120,8 @@ fn program_measure(word: &str) -> Option<Measure> {
         "bytes" => Some(Measure::Bytes),
         "answers" => Some(Measure::Answers),
         "gap" => Some(Measure::Gap),
+        "rtt" => Some(Measure::Rtt),
+        "rtt99" => Some(Measure::Rtt99),
         "connections" => Some(Measure::Connections),
         "reconnects" => Some(Measure::Reconnects),
         "elapsed" => Some(Measure::Elapsed),
@@ -88,18 +131,25 @@ fn program_measure(word: &str) -> Option<Measure> {
 
 fn program_pair(pair: &Pair) -> Result<Option<Term>, Diagnostic> {
     let wrong = |expected: &str| {
-        Diagnostic::new(pair.value_place, format!("`{}` is not a value for {}", pair.value, pair.key))
-            .expecting(expected)
+        Diagnostic::new(
+            pair.value_place,
+            format!("`{}` is not a value for {}", pair.value, pair.key),
+        )
+        .expecting(expected)
     };
     let term = match (pair.key.as_str(), pair.sign) {
         ("error", Sign::Equal) => Term::Error(pair.value.split('|').map(str::to_uppercase).collect()),
         ("exit", Sign::Equal) => Term::Exit(pair.value.parse().map_err(|_| wrong("an exit code"))?),
         ("output", Sign::Matches) => {
-            regex::Regex::new(&pair.value).map_err(|_| wrong("a regular expression"))?;
+            if !is_pattern(&pair.value) {
+                return Err(wrong("a regular expression"));
+            }
             Term::Output(pair.value.clone())
         }
         ("sha256", Sign::Equal) if pair.value == "same" => Term::Same,
-        ("sha256", Sign::Equal) if pair.value.len() == 64 && pair.value.bytes().all(|b| b.is_ascii_hexdigit()) => {
+        ("sha256", Sign::Equal)
+            if pair.value.len() == 64 && pair.value.bytes().all(|b| b.is_ascii_hexdigit()) =>
+        {
             Term::Digest(pair.value.to_lowercase())
         }
         ("sha256", _) => return Err(wrong("`same` or 64 hexadecimal digits")),
@@ -114,14 +164,19 @@ fn program_pair(pair: &Pair) -> Result<Option<Term>, Diagnostic> {
 fn compare(measure: Measure, sign: Sign, text: &str, place: super::Place) -> Result<Term, Diagnostic> {
     let (value, expected) = match measure {
         Measure::Bytes => (units::size(text).map(|size| size as f64), "a size such as 20MiB"),
-        Measure::Gap | Measure::Elapsed => {
-            (units::duration(text).map(|duration| duration.as_secs_f64()), "a duration such as 500ms")
-        }
+        Measure::Gap | Measure::Rtt | Measure::Rtt99 | Measure::Elapsed => (
+            units::duration(text).map(|duration| duration.as_secs_f64()),
+            "a duration such as 500ms",
+        ),
         _ => (units::whole(text).map(|number| number as f64), "a whole number"),
     };
     let value = value.filter(|_| sign != Sign::Matches);
     let mistake = || Diagnostic::new(place, format!("`{text}` cannot be compared here")).expecting(expected);
-    Ok(Term::Compare { measure, sign, value: value.ok_or_else(mistake)? })
+    Ok(Term::Compare {
+        measure,
+        sign,
+        value: value.ok_or_else(mistake)?,
+    })
 }
 
 /// `HOST agent is Established [path=lte]`, `HOST agent connections state=Established count=3`,
@@ -132,7 +187,11 @@ fn agent(host: Name, words: &mut Words) -> Result<Condition, Diagnostic> {
     let list = if words.accept("is") {
         let state = words.name("the state of its connections, such as Established")?;
         said.extend(["is".to_owned(), state.text.clone()]);
-        terms.push(Term::Field { key: "state".to_owned(), sign: Sign::Equal, value: state.text });
+        terms.push(Term::Field {
+            key: "state".to_owned(),
+            sign: Sign::Equal,
+            value: state.text,
+        });
         AgentList::Connections
     } else {
         let list = match words.keyword() {
@@ -148,11 +207,19 @@ fn agent(host: Name, words: &mut Words) -> Result<Condition, Diagnostic> {
         said.push(text(&pair));
         terms.push(match pair.key.as_str() {
             "count" => compare(Measure::Count, pair.sign, &pair.value, pair.value_place)?,
-            _ => Term::Field { key: pair.key, sign: pair.sign, value: pair.value },
+            _ => Term::Field {
+                key: pair.key,
+                sign: pair.sign,
+                value: pair.value,
+            },
         });
         words.skip();
     }
-    Ok(Condition { text: said.join(" "), subject: Subject::Agent { host, list }, terms })
+    Ok(Condition {
+        text: said.join(" "),
+        subject: Subject::Agent { host, list },
+        terms,
+    })
 }
 
 fn run_term(pair: &Pair) -> Result<Term, Diagnostic> {
@@ -161,14 +228,30 @@ fn run_term(pair: &Pair) -> Result<Term, Diagnostic> {
         "errors" => Measure::Errors,
         "leaks" => Measure::Leaks,
         key => match key.strip_suffix(')').and_then(|key| key.split_once('(')) {
-            Some(("invalid", name)) => Measure::Invalid(Name { text: name.to_owned(), place: pair.value_place }),
-            Some(("rst", name)) => Measure::Rst(Name { text: name.to_owned(), place: pair.value_place }),
+            Some(("invalid", name)) => Measure::Invalid(argument(pair, name)),
+            Some(("rst", name)) => Measure::Rst(argument(pair, name)),
             _ => {
-                let place = super::Place { column: pair.value_place.column.saturating_sub(key.chars().count() + 1).max(1), width: key.chars().count(), ..pair.value_place };
-                return Err(Diagnostic::new(place, format!("`{key}` is nothing the run counts"))
-                    .expecting("resets=, errors=, leaks=, invalid(NAPT)= or rst(HOST)="));
+                return Err(
+                    Diagnostic::new(pair.key_place, format!("`{key}` is nothing the run counts"))
+                        .expecting("resets=, errors=, leaks=, invalid(NAPT)= or rst(HOST)="),
+                );
             }
         },
     };
     compare(measure, pair.sign, &pair.value, pair.value_place)
+}
+
+/// The name in parentheses, with its own place.
+fn argument(pair: &Pair, name: &str) -> Name {
+    let before = pair.key.split('(').next().unwrap_or_default().chars().count() + 1;
+    let column = pair.key_place.column + before;
+    let width = name.chars().count().max(1);
+    Name {
+        text: name.to_owned(),
+        place: super::Place {
+            column,
+            width,
+            ..pair.key_place
+        },
+    }
 }

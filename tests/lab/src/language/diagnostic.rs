@@ -25,7 +25,13 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     pub fn new(place: Place, message: impl Into<String>) -> Self {
-        Diagnostic { file: String::new(), place, source: String::new(), message: message.into(), expected: None }
+        Diagnostic {
+            file: String::new(),
+            place,
+            source: String::new(),
+            message: message.into(),
+            expected: None,
+        }
     }
 
     pub fn expecting(mut self, expected: impl Into<String>) -> Self {
@@ -47,8 +53,12 @@ impl fmt::Display for Diagnostic {
         let number = line.to_string();
         let margin = " ".repeat(number.len());
         // Tabs in front of the caret are repeated, so that it stands below its word at any tab width.
-        let indent: String =
-            self.source.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        let indent: String = self
+            .source
+            .chars()
+            .take(column - 1)
+            .map(|c| if c == '\t' { '\t' } else { ' ' })
+            .collect();
         writeln!(f, "{number} | {}", self.source)?;
         write!(f, "{margin} | {indent}{}", "^".repeat(width.max(1)))?;
         if let Some(expected) = &self.expected {

@@ -49,6 +49,7 @@ pub struct Word {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
     pub key: String,
+    pub key_place: Place,
     pub sign: Sign,
     pub value: String,
     pub value_place: Place,
@@ -58,9 +59,17 @@ type Input<'a> = LocatingSlice<&'a str>;
 
 pub fn words(line: usize, text: &str) -> Result<Words, Diagnostic> {
     match line_of_words.parse(LocatingSlice::new(text)) {
-        Ok(raw) => Ok(Words::new(line, text, raw.into_iter().map(|word| place_word(line, text, word)).collect())),
+        Ok(raw) => Ok(Words::new(
+            line,
+            text,
+            raw.into_iter().map(|word| place_word(line, text, word)).collect(),
+        )),
         Err(error) => {
-            let place = Place { line, column: column_of(text, error.offset()), width: 1 };
+            let place = Place {
+                line,
+                column: column_of(text, error.offset()),
+                width: 1,
+            };
             let expected: Vec<String> = error
                 .inner()
                 .context()
@@ -103,23 +112,42 @@ fn word(input: &mut Input<'_>) -> ModalResult<Vec<Piece>> {
 fn bare(input: &mut Input<'_>) -> ModalResult<Piece> {
     let at = input.current_token_start();
     let text = take_till(1.., |c: char| c == '"' || c == '\'' || c.is_whitespace()).parse_next(input)?;
-    Ok(Piece { text: text.to_owned(), quoted: false, at })
+    Ok(Piece {
+        text: text.to_owned(),
+        quoted: false,
+        at,
+    })
 }
 
 fn quoted(input: &mut Input<'_>) -> ModalResult<Piece> {
     let at = input.current_token_start();
     let mark = any.verify(|c: &char| matches!(c, '"' | '\'')).parse_next(input)?;
-    let closing = if mark == '"' { "a closing \"" } else { "a closing '" };
+    let closing = if mark == '"' {
+        "a closing \""
+    } else {
+        "a closing '"
+    };
     let text: String = repeat(0.., move |input: &mut Input<'_>| character(mark, input)).parse_next(input)?;
-    cut_err(mark).context(StrContext::Expected(StrContextValue::Description(closing))).parse_next(input)?;
-    Ok(Piece { text, quoted: true, at: at + 1 })
+    cut_err(mark)
+        .context(StrContext::Expected(StrContextValue::Description(closing)))
+        .parse_next(input)?;
+    Ok(Piece {
+        text,
+        quoted: true,
+        at: at + 1,
+    })
 }
 
 /// Double quotes know `\n`, `\t`, `\"` and `\\`; every other backslash stays, because regular expressions live
 /// here. Single quotes know nothing.
 fn character(mark: char, input: &mut Input<'_>) -> ModalResult<char> {
     if mark == '"' {
-        let escape = alt(("\\n".value('\n'), "\\t".value('\t'), "\\\"".value('"'), "\\\\".value('\\')));
+        let escape = alt((
+            "\\n".value('\n'),
+            "\\t".value('\t'),
+            "\\\"".value('"'),
+            "\\\\".value('\\'),
+        ));
         if let Some(c) = opt(escape).parse_next(input)? {
             return Ok(c);
         }
@@ -134,7 +162,12 @@ fn place_word(line: usize, source: &str, pieces: Vec<Piece>) -> Word {
     let place = place_of(line, source, start, end);
     let text: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
     let pair = pair_in(line, source, &pieces, end);
-    Word { place, text, quoted: pieces.iter().any(|piece| piece.quoted), pair }
+    Word {
+        place,
+        text,
+        quoted: pieces.iter().any(|piece| piece.quoted),
+        pair,
+    }
 }
 
 /// The first comparison in a bare piece divides the word, if a key stands before it.
@@ -148,10 +181,12 @@ fn pair_in(line: usize, source: &str, pieces: &[Piece], end: usize) -> Option<Pa
         return None;
     }
     let after = at + sign.text().len();
-    let value = first.text[after..].to_owned() + &pieces[1..].iter().map(|p| p.text.as_str()).collect::<String>();
+    let value =
+        first.text[after..].to_owned() + &pieces[1..].iter().map(|p| p.text.as_str()).collect::<String>();
     let start = (first.at + after).min(source.len());
     Some(Pair {
         key: first.text[..at].to_owned(),
+        key_place: place_of(line, source, first.at, first.at + at),
         sign,
         value,
         value_place: place_of(line, source, start, end),
@@ -165,9 +200,17 @@ fn find_sign(text: &str) -> Option<(usize, Sign)> {
 
 /// The sign at the start of `text`, longest first.
 pub fn sign(text: &str) -> Option<Sign> {
-    [Sign::NotEqual, Sign::AtLeast, Sign::AtMost, Sign::Equal, Sign::More, Sign::Less, Sign::Matches]
-        .into_iter()
-        .find(|sign| text.starts_with(sign.text()))
+    [
+        Sign::NotEqual,
+        Sign::AtLeast,
+        Sign::AtMost,
+        Sign::Equal,
+        Sign::More,
+        Sign::Less,
+        Sign::Matches,
+    ]
+    .into_iter()
+    .find(|sign| text.starts_with(sign.text()))
 }
 
 fn place_of(line: usize, source: &str, start: usize, end: usize) -> Place {

@@ -29,23 +29,35 @@ pub use lexer::Sign;
 /// # Errors
 /// Every mistake that was found, in the order of lines.
 pub fn parse(file: &str, text: &str) -> Result<Scenario, Vec<Diagnostic>> {
-    let mut scenario = Scenario { file: file.to_owned(), ..Scenario::default() };
+    let mut scenario = Scenario {
+        file: file.to_owned(),
+        ..Scenario::default()
+    };
     let mut mistakes = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let number = index + 1;
-        if let Err(mistake) = lexer::words(number, line).and_then(|words| statement(&mut scenario, words, line)) {
+        if let Err(mistake) =
+            lexer::words(number, line).and_then(|words| statement(&mut scenario, words, line))
+        {
             mistakes.push(mistake.in_file(file, line));
         }
     }
     if mistakes.is_empty() {
         let lines: Vec<&str> = text.lines().collect();
         for mistake in check::check(&scenario) {
-            let line = lines.get(mistake.place.line.saturating_sub(1)).copied().unwrap_or_default();
+            let line = lines
+                .get(mistake.place.line.saturating_sub(1))
+                .copied()
+                .unwrap_or_default();
             mistakes.push(mistake.in_file(file, line));
         }
     }
     mistakes.sort_by_key(|mistake| (mistake.place.line, mistake.place.column));
-    if mistakes.is_empty() { Ok(scenario) } else { Err(mistakes) }
+    if mistakes.is_empty() {
+        Ok(scenario)
+    } else {
+        Err(mistakes)
+    }
 }
 
 fn statement(scenario: &mut Scenario, mut words: words::Words, line: &str) -> Result<(), Diagnostic> {
@@ -58,9 +70,9 @@ fn statement(scenario: &mut Scenario, mut words: words::Words, line: &str) -> Re
             scenario.title = Some(words.rest_as_text());
             Ok(())
         }
-        Some("host" | "router" | "core" | "napt" | "link" | "route" | "sysctl" | "agent" | "capture" | "limit") => {
-            topology::statement(scenario, words, line)
-        }
+        Some(
+            "host" | "router" | "core" | "napt" | "link" | "route" | "sysctl" | "agent" | "capture" | "limit",
+        ) => topology::statement(scenario, words, line),
         _ => {
             let step = story::step(words, line)?;
             scenario.steps.push(step);

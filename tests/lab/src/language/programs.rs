@@ -8,16 +8,25 @@ use super::lexer::{Pair, Sign};
 use super::units;
 use super::words::Words;
 
-pub const VERBS: [&str; 11] =
-    ["exec", "serve", "fetch", "push", "exchange", "echo", "idle", "sshd", "httpd", "iperf3d", "ssh"];
+pub const VERBS: [&str; 11] = [
+    "exec", "serve", "fetch", "push", "exchange", "echo", "idle", "sshd", "httpd", "iperf3d", "ssh",
+];
 
 /// Where the lab's own server listens unless a line says otherwise.
 pub const SERVE_PORT: u16 = 7000;
 
 /// Reads what follows `HOST VERB`.
 pub fn start(verb: &str, host: Name, words: &mut Words) -> Result<ProgramStart, Diagnostic> {
-    let default = Name { text: format!("{host}-{verb}"), place: host.place };
-    let mut start = ProgramStart { host, name: default, program: Program::Exec(Vec::new()), outcome: None };
+    let default = Name {
+        text: format!("{host}-{verb}"),
+        place: host.place,
+    };
+    let mut start = ProgramStart {
+        host,
+        name: default,
+        program: Program::Exec(Vec::new()),
+        outcome: None,
+    };
     match verb {
         "exec" => return exec(start, words),
         "ssh" => return ssh(start, words),
@@ -27,7 +36,10 @@ pub fn start(verb: &str, host: Name, words: &mut Words) -> Result<ProgramStart, 
                 _ => None,
             };
             let mut options = Options::read(words)?;
-            start.program = Program::Httpd { directory, port: options.port(8080)? };
+            start.program = Program::Httpd {
+                directory,
+                port: options.port(8080)?,
+            };
             return options.finish(start);
         }
         _ => {}
@@ -40,9 +52,16 @@ pub fn start(verb: &str, host: Name, words: &mut Words) -> Result<ProgramStart, 
         Program::Talk(talk) => options.talk(talk)?,
         program => {
             *program = match verb {
-                "serve" => Program::Serve { port: options.port(SERVE_PORT)?, options: options.socket()? },
-                "sshd" => Program::Sshd { port: options.port(2222)? },
-                _ => Program::Iperf3d { port: options.port(5201)? },
+                "serve" => Program::Serve {
+                    port: options.port(SERVE_PORT)?,
+                    options: options.socket()?,
+                },
+                "sshd" => Program::Sshd {
+                    port: options.port(2222)?,
+                },
+                _ => Program::Iperf3d {
+                    port: options.port(5201)?,
+                },
             }
         }
     }
@@ -66,7 +85,10 @@ fn ssh(mut start: ProgramStart, words: &mut Words) -> Result<ProgramStart, Diagn
     let to = words.name("the host to log in to")?;
     let (mut port, mut ipv6, mut named) = (2222, false, false);
     loop {
-        match words.peek_pair().map(|pair| (pair.key.as_str(), pair.value.clone(), pair.value_place)) {
+        match words
+            .peek_pair()
+            .map(|pair| (pair.key.as_str(), pair.value.clone(), pair.value_place))
+        {
             Some(("as", ..)) => named = name_option(words, &mut start)?,
             Some(("port", value, place)) => {
                 port = port_number(&value, place)?;
@@ -79,13 +101,22 @@ fn ssh(mut start: ProgramStart, words: &mut Words) -> Result<ProgramStart, Diagn
             _ => break,
         }
     }
-    start.program = Program::Ssh { to, port, ipv6, command: words.until("->") };
+    start.program = Program::Ssh {
+        to,
+        port,
+        ipv6,
+        command: words.until("->"),
+    };
     start.outcome = outcome(words, named)?;
     Ok(start)
 }
 
 fn name_option(words: &mut Words, start: &mut ProgramStart) -> Result<bool, Diagnostic> {
-    let Some(pair) = words.peek_pair().filter(|pair| pair.key == "as" && pair.sign == Sign::Equal).cloned() else {
+    let Some(pair) = words
+        .peek_pair()
+        .filter(|pair| pair.key == "as" && pair.sign == Sign::Equal)
+        .cloned()
+    else {
         return Ok(false);
     };
     start.name = program_name(&pair)?;
@@ -95,15 +126,24 @@ fn name_option(words: &mut Words, start: &mut ProgramStart) -> Result<bool, Diag
 
 fn program_name(pair: &Pair) -> Result<Name, Diagnostic> {
     if super::words::is_name(&pair.value) {
-        return Ok(Name { text: pair.value.clone(), place: pair.value_place });
+        return Ok(Name {
+            text: pair.value.clone(),
+            place: pair.value_place,
+        });
     }
-    Err(Diagnostic::new(pair.value_place, format!("`{}` is no name", pair.value)).expecting("letters, digits, `-`, `_`"))
+    Err(
+        Diagnostic::new(pair.value_place, format!("`{}` is no name", pair.value))
+            .expecting("letters, digits, `-`, `_`"),
+    )
 }
 
 /// A command without a name is waited for and must end well.
 fn outcome(words: &mut Words, named: bool) -> Result<Option<Outcome>, Diagnostic> {
     if !words.accept("->") {
-        return Ok((!named).then(|| Outcome { exit: Some(0), ..Outcome::default() }));
+        return Ok((!named).then(|| Outcome {
+            exit: Some(0),
+            ..Outcome::default()
+        }));
     }
     let mut outcome = Outcome::default();
     while !words.is_empty() {
@@ -111,13 +151,20 @@ fn outcome(words: &mut Words, named: bool) -> Result<Option<Outcome>, Diagnostic
             return Err(words.refuse("exit=N, output~\"REGEX\" or within=DURATION"));
         };
         let wrong = |expected: &str| {
-            Diagnostic::new(pair.value_place, format!("`{}` is not a value for {}", pair.value, pair.key))
-                .expecting(expected)
+            Diagnostic::new(
+                pair.value_place,
+                format!("`{}` is not a value for {}", pair.value, pair.key),
+            )
+            .expecting(expected)
         };
         match (pair.key.as_str(), pair.sign) {
-            ("exit", Sign::Equal) => outcome.exit = Some(pair.value.parse().map_err(|_| wrong("an exit code"))?),
+            ("exit", Sign::Equal) => {
+                outcome.exit = Some(pair.value.parse().map_err(|_| wrong("an exit code"))?)
+            }
             ("output", Sign::Matches) => {
-                regex::Regex::new(&pair.value).map_err(|_| wrong("a regular expression"))?;
+                if !super::condition::is_pattern(&pair.value) {
+                    return Err(wrong("a regular expression"));
+                }
                 outcome.output.push(pair.value.clone());
             }
             ("within", Sign::Equal) => {
@@ -143,7 +190,11 @@ fn talk(verb: &str, words: &mut Words) -> Result<Program, Diagnostic> {
         "fetch" => Talking::Fetch(size()?),
         "push" => Talking::Push(size()?),
         "exchange" => Talking::Exchange(size()?),
-        "echo" => Talking::Echo { size: 64, every: Duration::from_millis(100), count: None },
+        "echo" => Talking::Echo {
+            size: 64,
+            every: Duration::from_millis(100),
+            count: None,
+        },
         _ => Talking::Idle,
     };
     Ok(Program::Talk(Talk {
@@ -166,7 +217,11 @@ struct Options {
 
 impl Options {
     fn read(words: &mut Words) -> Result<Options, Diagnostic> {
-        let mut options = Options { pairs: Vec::new(), nodelay: false, outcome: None };
+        let mut options = Options {
+            pairs: Vec::new(),
+            nodelay: false,
+            outcome: None,
+        };
         while !words.is_empty() {
             if words.keyword() == Some("->") {
                 options.outcome = outcome(words, true)?;
@@ -183,17 +238,30 @@ impl Options {
         Ok(options)
     }
 
-    fn take<T>(&mut self, key: &str, expected: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Diagnostic> {
-        let Some(at) = self.pairs.iter().position(|(pair, _)| pair.key == key) else { return Ok(None) };
+    fn take<T>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, Diagnostic> {
+        let Some(at) = self.pairs.iter().position(|(pair, _)| pair.key == key) else {
+            return Ok(None);
+        };
         let (pair, _) = self.pairs.remove(at);
         let mistake = || {
-            Diagnostic::new(pair.value_place, format!("`{}` is not a value for {key}", pair.value)).expecting(expected)
+            Diagnostic::new(
+                pair.value_place,
+                format!("`{}` is not a value for {key}", pair.value),
+            )
+            .expecting(expected)
         };
         read(&pair.value).map(Some).ok_or_else(mistake)
     }
 
     fn port(&mut self, default: u16) -> Result<u16, Diagnostic> {
-        Ok(self.take("port", "a port, 1 to 65535", read_port)?.unwrap_or(default))
+        Ok(self
+            .take("port", "a port, 1 to 65535", read_port)?
+            .unwrap_or(default))
     }
 
     fn socket(&mut self) -> Result<SocketOptions, Diagnostic> {
@@ -207,12 +275,13 @@ impl Options {
     fn talk(&mut self, talk: &mut Talk) -> Result<(), Diagnostic> {
         talk.port = self.port(talk.port)?;
         talk.options = self.socket()?;
-        talk.ipv6 = self.take("family", "4 or 6", |text| match text {
-            "4" => Some(false),
-            "6" => Some(true),
-            _ => None,
-        })?
-        .unwrap_or(false);
+        talk.ipv6 = self
+            .take("family", "4 or 6", |text| match text {
+                "4" => Some(false),
+                "6" => Some(true),
+                _ => None,
+            })?
+            .unwrap_or(false);
         talk.address = self.take("to", "an address", |text| text.parse::<IpAddr>().ok())?;
         let connections = self.take("connections", "1 to 20000", |text| {
             units::whole(text).filter(|number| (1..=20_000).contains(number))
@@ -223,7 +292,9 @@ impl Options {
                 units::size(text).filter(|size| (1..=65_536).contains(size))
             })?;
             *size = bytes.map_or(*size, |bytes| bytes as u32);
-            *every = self.take("every", "a duration such as 100ms", units::duration)?.unwrap_or(*every);
+            *every = self
+                .take("every", "a duration such as 100ms", units::duration)?
+                .unwrap_or(*every);
             *count = self.take("count", "how many questions", units::whole)?;
         }
         Ok(())
@@ -247,7 +318,8 @@ fn read_port(text: &str) -> Option<u16> {
 }
 
 fn port_number(text: &str, place: super::Place) -> Result<u16, Diagnostic> {
-    read_port(text).ok_or_else(|| Diagnostic::new(place, format!("`{text}` is no port")).expecting("1 to 65535"))
+    read_port(text)
+        .ok_or_else(|| Diagnostic::new(place, format!("`{text}` is no port")).expecting("1 to 65535"))
 }
 
 fn keepalive(text: &str) -> Option<Keepalive> {
@@ -255,5 +327,9 @@ fn keepalive(text: &str) -> Option<Keepalive> {
     let idle = units::duration(parts.next()?)?;
     let interval = units::duration(parts.next()?)?;
     let count = units::whole(parts.next()?).filter(|count| (1..=127).contains(count))?;
-    parts.next().is_none().then_some(Keepalive { idle, interval, count: count as u32 })
+    parts.next().is_none().then_some(Keepalive {
+        idle,
+        interval,
+        count: count as u32,
+    })
 }

@@ -23,7 +23,12 @@ pub fn step(mut words: Words, line: &str) -> Result<Step, Diagnostic> {
         What::Do(action(&mut words)?)
     };
     words.end()?;
-    Ok(Step { line: number, text, when, what })
+    Ok(Step {
+        line: number,
+        text,
+        when,
+        what,
+    })
 }
 
 /// The line without indentation and comment.
@@ -52,13 +57,18 @@ fn when(words: &mut Words) -> Result<When, Diagnostic> {
         let condition = condition::condition(words)?;
         let mut limit = None;
         if let Some(pair) = words.peek_pair().filter(|pair| pair.key == "limit").cloned() {
-            let wrong = || Diagnostic::new(pair.value_place, "not a duration").expecting("a duration such as 30s");
+            let wrong =
+                || Diagnostic::new(pair.value_place, "not a duration").expecting("a duration such as 30s");
             limit = Some(units::duration(&pair.value).ok_or_else(wrong)?);
             words.skip();
         }
         return Ok(When::After { condition, limit });
     }
-    let Some(time) = words.keyword().and_then(|word| word.strip_prefix('+')).map(str::to_owned) else {
+    let Some(time) = words
+        .keyword()
+        .and_then(|word| word.strip_prefix('+'))
+        .map(str::to_owned)
+    else {
         return Ok(When::Next);
     };
     match units::duration(&time) {
@@ -71,12 +81,14 @@ fn when(words: &mut Words) -> Result<When, Diagnostic> {
 }
 
 fn action(words: &mut Words) -> Result<Action, Diagnostic> {
-    const FIRST: &str =
-        "a time (+8), `after`, `within`, `expect`, the name of a host, link, NAPT or program, or a statement of \
+    const FIRST: &str = "a time (+8), `after`, `within`, `expect`, the name of a host, link, NAPT or program, or a statement of \
          the topology (host, napt, router, core, link, route, sysctl, agent)";
     if words.keyword() == Some("kill") && words.peek_second().is_some() {
         words.skip();
-        return Ok(Action::Program { name: words.name("the program to kill")?, change: ProgramChange::Kill });
+        return Ok(Action::Program {
+            name: words.name("the program to kill")?,
+            change: ProgramChange::Kill,
+        });
     }
     if words.accept("agent") {
         return agent(words);
@@ -87,19 +99,36 @@ fn action(words: &mut Words) -> Result<Action, Diagnostic> {
         while !words.is_empty() {
             shape(words, &mut change)?;
         }
-        return Ok(Action::Link { link: subject, change: LinkChange::Shape(change) });
+        return Ok(Action::Link {
+            link: subject,
+            change: LinkChange::Shape(change),
+        });
     }
-    let Some(verb) = words.keyword().map(str::to_owned) else { return Err(words.refuse(verbs())) };
+    let Some(verb) = words.keyword().map(str::to_owned) else {
+        return Err(words.refuse(verbs()));
+    };
     let place = words.place();
     words.skip();
     match verb.as_str() {
-        "up" | "down" | "blackhole" | "heal" | "drop" | "delay" | "duplicate" | "flip" | "record" | "replay" => {
-            Ok(Action::Link { link: subject, change: link_change(&verb, words)? })
-        }
-        "flush" => Ok(Action::Napt { napt: subject, change: NaptChange::Flush }),
+        "up" | "down" | "blackhole" | "heal" | "drop" | "delay" | "duplicate" | "flip" | "record"
+        | "replay" => Ok(Action::Link {
+            link: subject,
+            change: link_change(&verb, words)?,
+        }),
+        "flush" => Ok(Action::Napt {
+            napt: subject,
+            change: NaptChange::Flush,
+        }),
         "reboot" => {
-            let outage = if words.is_empty() { Duration::from_secs(2) } else { option(words, "for")? };
-            Ok(Action::Napt { napt: subject, change: NaptChange::Reboot { outage } })
+            let outage = if words.is_empty() {
+                Duration::from_secs(2)
+            } else {
+                option(words, "for")?
+            };
+            Ok(Action::Napt {
+                napt: subject,
+                change: NaptChange::Reboot { outage },
+            })
         }
         "move" => movement(subject, words),
         "address" => addresses(subject, words),
@@ -107,13 +136,25 @@ fn action(words: &mut Words) -> Result<Action, Diagnostic> {
             let gone = words.accept("del");
             let to = destination(words)?;
             let via = if gone { None } else { Some(via(words)?) };
-            Ok(Action::Host { host: subject, change: HostChange::Route { to, via } })
+            Ok(Action::Host {
+                host: subject,
+                change: HostChange::Route { to, via },
+            })
         }
-        "kill" => Ok(Action::Program { name: subject, change: ProgramChange::Kill }),
-        "speak" => Ok(Action::Program { name: subject, change: ProgramChange::Speak }),
+        "kill" => Ok(Action::Program {
+            name: subject,
+            change: ProgramChange::Kill,
+        }),
+        "speak" => Ok(Action::Program {
+            name: subject,
+            change: ProgramChange::Speak,
+        }),
         "type" => {
             let text = words.text("the text to type, in quotes")?.text;
-            Ok(Action::Program { name: subject, change: ProgramChange::Type(text) })
+            Ok(Action::Program {
+                name: subject,
+                change: ProgramChange::Type(text),
+            })
         }
         verb if programs::VERBS.contains(&verb) => programs::start(verb, subject, words).map(Action::Start),
         _ => Err(Diagnostic::new(place, format!("`{verb}` is nothing that can happen")).expecting(verbs())),
@@ -144,12 +185,17 @@ fn agent(words: &mut Words) -> Result<Action, Diagnostic> {
 fn link_change(verb: &str, words: &mut Words) -> Result<LinkChange, Diagnostic> {
     match verb {
         "up" => Ok(LinkChange::Up),
-        "down" => Ok(LinkChange::Down { keep: words.accept("keep") }),
+        "down" => Ok(LinkChange::Down {
+            keep: words.accept("keep"),
+        }),
         "blackhole" => Ok(LinkChange::Blackhole { from: from(words)? }),
         "heal" => Ok(LinkChange::Heal),
         "replay" => {
             let recording = words.name("the name of a recording")?;
-            Ok(LinkChange::Replay { recording, from: from(words)? })
+            Ok(LinkChange::Replay {
+                recording,
+                from: from(words)?,
+            })
         }
         _ => interference(verb, words).map(LinkChange::Interfere),
     }
@@ -159,14 +205,23 @@ fn link_change(verb: &str, words: &mut Words) -> Result<LinkChange, Diagnostic> 
 fn interference(verb: &str, words: &mut Words) -> Result<Interference, Diagnostic> {
     let segments = segments(words)?;
     let (first, last) = ordinals(words)?;
-    let (mut from, mut by, mut bit, mut in_option, mut stale, mut name) = (None, None, None, false, false, None);
+    let (mut from, mut by, mut bit, mut in_option, mut stale, mut name) =
+        (None, None, None, false, false, None);
     while let Some(pair) = words.peek_pair().cloned() {
         let wrong = |expected: &str| {
-            Diagnostic::new(pair.value_place, format!("`{}` is not a value for {}", pair.value, pair.key))
-                .expecting(expected)
+            Diagnostic::new(
+                pair.value_place,
+                format!("`{}` is not a value for {}", pair.value, pair.key),
+            )
+            .expecting(expected)
         };
         match (pair.key.as_str(), verb) {
-            ("from", _) => from = Some(Name { text: pair.value.clone(), place: pair.value_place }),
+            ("from", _) => {
+                from = Some(Name {
+                    text: pair.value.clone(),
+                    place: pair.value_place,
+                })
+            }
             ("by", "delay") => by = Some(units::duration(&pair.value).ok_or_else(|| wrong("a duration"))?),
             ("bit", "flip") => {
                 let found = units::whole(&pair.value).filter(|bit| *bit < 480);
@@ -186,8 +241,17 @@ fn interference(verb: &str, words: &mut Words) -> Result<Interference, Diagnosti
                     _ => return Err(wrong("`good` or `stale`")),
                 }
             }
-            ("as", "record") => name = Some(Name { text: pair.value.clone(), place: pair.value_place }),
-            _ => return Err(words.refuse(format!("what `{verb}` knows: from=, by= (delay), bit= in= checksum= (flip), as= (record)"))),
+            ("as", "record") => {
+                name = Some(Name {
+                    text: pair.value.clone(),
+                    place: pair.value_place,
+                })
+            }
+            _ => {
+                return Err(words.refuse(format!(
+                    "what `{verb}` knows: from=, by= (delay), bit= in= checksum= (flip), as= (record)"
+                )));
+            }
         }
         words.skip();
     }
@@ -195,14 +259,26 @@ fn interference(verb: &str, words: &mut Words) -> Result<Interference, Diagnosti
         "drop" => Deed::Drop,
         "duplicate" => Deed::Duplicate,
         "delay" => Deed::Delay(by.ok_or_else(|| words.refuse("`by=DURATION`"))?),
-        "flip" => Deed::Flip { bit: bit.ok_or_else(|| words.refuse("`bit=N`"))?, in_option, stale },
+        "flip" => Deed::Flip {
+            bit: bit.ok_or_else(|| words.refuse("`bit=N`"))?,
+            in_option,
+            stale,
+        },
         _ => Deed::Record(name.ok_or_else(|| words.refuse("`as=NAME`"))?),
     };
-    Ok(Interference { segments, first, last, from, deed })
+    Ok(Interference {
+        segments,
+        first,
+        last,
+        from,
+        deed,
+    })
 }
 
 fn segments(words: &mut Words) -> Result<Segments, Diagnostic> {
-    let found = words.keyword().and_then(|word| Segments::ALL.iter().find(|(name, _)| *name == word));
+    let found = words
+        .keyword()
+        .and_then(|word| Segments::ALL.iter().find(|(name, _)| *name == word));
     match found {
         Some((_, segments)) => {
             words.skip();
@@ -237,7 +313,10 @@ fn ordinals(words: &mut Words) -> Result<(u64, Option<u64>), Diagnostic> {
 fn from(words: &mut Words) -> Result<Option<Name>, Diagnostic> {
     match words.peek_pair() {
         Some(pair) if pair.key == "from" => {
-            let name = Name { text: pair.value.clone(), place: pair.value_place };
+            let name = Name {
+                text: pair.value.clone(),
+                place: pair.value_place,
+            };
             words.skip();
             Ok(Some(name))
         }
@@ -252,8 +331,15 @@ fn movement(host: Name, words: &mut Words) -> Result<Action, Diagnostic> {
         return Err(words.refuse("`->` and the link that is joined"));
     }
     let to = words.name("the link that is joined")?;
-    let gap = if words.is_empty() { Duration::ZERO } else { option(words, "gap")? };
-    Ok(Action::Host { host, change: HostChange::Move { from, to, gap } })
+    let gap = if words.is_empty() {
+        Duration::ZERO
+    } else {
+        option(words, "gap")?
+    };
+    Ok(Action::Host {
+        host,
+        change: HostChange::Move { from, to, gap },
+    })
 }
 
 /// `phone address wifi -192.168.1.2/24 +192.168.7.3/24`.
@@ -275,12 +361,17 @@ fn addresses(host: Name, words: &mut Words) -> Result<Action, Diagnostic> {
     if remove.is_empty() && add.is_empty() {
         return Err(words.refuse("+ADDRESS/LENGTH or -ADDRESS/LENGTH"));
     }
-    Ok(Action::Host { host, change: HostChange::Address { link, remove, add } })
+    Ok(Action::Host {
+        host,
+        change: HostChange::Address { link, remove, add },
+    })
 }
 
 /// A duration `key=…` and nothing else.
 fn option(words: &mut Words, key: &str) -> Result<Duration, Diagnostic> {
-    let found = words.peek_pair().filter(|pair| pair.key == key && pair.sign == Sign::Equal);
+    let found = words
+        .peek_pair()
+        .filter(|pair| pair.key == key && pair.sign == Sign::Equal);
     match found.and_then(|pair| units::duration(&pair.value)) {
         Some(duration) => {
             words.skip();

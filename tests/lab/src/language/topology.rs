@@ -14,8 +14,14 @@ pub fn statement(scenario: &mut Scenario, mut words: Words, line: &str) -> Resul
         "host" => named_nodes(scenario, &mut words, &Kind::Host)?,
         "router" | "core" => {
             if keyword == "core" && words.is_empty() {
-                let name = Name { text: "core".to_owned(), place: words.place() };
-                scenario.nodes.push(Node { name, kind: Kind::Router });
+                let name = Name {
+                    text: "core".to_owned(),
+                    place: words.place(),
+                };
+                scenario.nodes.push(Node {
+                    name,
+                    kind: Kind::Router,
+                });
             } else {
                 named_nodes(scenario, &mut words, &Kind::Router)?;
             }
@@ -34,7 +40,10 @@ pub fn statement(scenario: &mut Scenario, mut words: Words, line: &str) -> Resul
 fn named_nodes(scenario: &mut Scenario, words: &mut Words, kind: &Kind) -> Result<(), Diagnostic> {
     loop {
         let name = words.name("a name (letters, digits, `-`, `_`)")?;
-        scenario.nodes.push(Node { name, kind: kind.clone() });
+        scenario.nodes.push(Node {
+            name,
+            kind: kind.clone(),
+        });
         if words.is_empty() {
             return Ok(());
         }
@@ -56,12 +65,18 @@ fn napt(words: &mut Words) -> Result<Node, Diagnostic> {
         } else if words.accept("silent") {
             rule.silent = true;
         } else if words.peek_pair().is_some_and(|pair| pair.key == "outside") {
-            rule.outside = words.pair().map(|pair| Name { text: pair.value, place: pair.value_place });
+            rule.outside = words.pair().map(|pair| Name {
+                text: pair.value,
+                place: pair.value_place,
+            });
         } else {
             return Err(words.refuse(OPTIONS));
         }
     }
-    Ok(Node { name, kind: Kind::Napt(rule) })
+    Ok(Node {
+        name,
+        kind: Kind::Napt(rule),
+    })
 }
 
 fn link(words: &mut Words) -> Result<Link, Diagnostic> {
@@ -78,27 +93,51 @@ fn link(words: &mut Words) -> Result<Link, Diagnostic> {
             shape(words, &mut change)?;
         }
     }
-    Ok(Link { name, ends, shape: Shape::default().changed(&change), down, plain })
+    Ok(Link {
+        name,
+        ends,
+        shape: Shape::default().changed(&change),
+        down,
+        plain,
+    })
 }
 
 /// `phone`, or `phone=192.168.1.2/24,fd00::2/64`.
 fn end(words: &mut Words) -> Result<End, Diagnostic> {
     const EXPECTED: &str = "an end of the link: HOST or HOST=ADDRESS/LENGTH[,ADDRESS/LENGTH…]";
-    let Some(Pair { key, sign: Sign::Equal, value, value_place }) = words.peek_pair().cloned() else {
-        return Ok(End { node: words.name(EXPECTED)?, addresses: Vec::new() });
+    let Some(Pair {
+        key,
+        key_place,
+        sign: Sign::Equal,
+        value,
+        value_place,
+    }) = words.peek_pair().cloned()
+    else {
+        return Ok(End {
+            node: words.name(EXPECTED)?,
+            addresses: Vec::new(),
+        });
     };
-    let place = words.place();
     words.skip();
     let mut addresses = Vec::new();
     for text in value.split(',') {
         let found = text.contains('/').then(|| units::prefix(text)).flatten();
         let mistake = || {
-            Diagnostic::new(value_place, format!("`{text}` is not an address with a prefix length"))
-                .expecting("an address such as 192.168.1.2/24 or fd00::2/64")
+            Diagnostic::new(
+                value_place,
+                format!("`{text}` is not an address with a prefix length"),
+            )
+            .expecting("an address such as 192.168.1.2/24 or fd00::2/64")
         };
         addresses.push(found.ok_or_else(mistake)?);
     }
-    Ok(End { node: Name { text: key, place }, addresses })
+    Ok(End {
+        node: Name {
+            text: key,
+            place: key_place,
+        },
+        addresses,
+    })
 }
 
 /// One `rate=`, `delay=`, `loss=`, `mtu=` or `queue=`.
@@ -108,11 +147,17 @@ pub fn shape(words: &mut Words, change: &mut ShapeChange) -> Result<(), Diagnost
         return Err(words.refuse(EXPECTED));
     };
     let wrong = |expected: &str| {
-        Diagnostic::new(pair.value_place, format!("`{}` is not a value for {}", pair.value, pair.key))
-            .expecting(expected)
+        Diagnostic::new(
+            pair.value_place,
+            format!("`{}` is not a value for {}", pair.value, pair.key),
+        )
+        .expecting(expected)
     };
     match pair.key.as_str() {
-        "rate" => change.rate = Some(units::rate(&pair.value).ok_or_else(|| wrong("a rate such as 20mbit or 1gbit"))?),
+        "rate" => {
+            change.rate =
+                Some(units::rate(&pair.value).ok_or_else(|| wrong("a rate such as 20mbit or 1gbit"))?)
+        }
         "delay" => {
             change.delay = Some(units::duration(&pair.value).ok_or_else(|| wrong("a duration such as 5ms"))?);
         }
@@ -121,7 +166,9 @@ pub fn shape(words: &mut Words, change: &mut ShapeChange) -> Result<(), Diagnost
             let mtu = units::whole(&pair.value).filter(|mtu| (68..=65_535).contains(mtu));
             change.mtu = Some(mtu.ok_or_else(|| wrong("a number of bytes from 68 to 65535"))? as u32);
         }
-        "queue" => change.queue = Some(units::size(&pair.value).ok_or_else(|| wrong("a size such as 256KiB"))?),
+        "queue" => {
+            change.queue = Some(units::size(&pair.value).ok_or_else(|| wrong("a size such as 256KiB"))?)
+        }
         _ => return Err(words.refuse(EXPECTED)),
     }
     words.skip();
@@ -132,7 +179,11 @@ pub fn shape(words: &mut Words, change: &mut ShapeChange) -> Result<(), Diagnost
 fn route(words: &mut Words) -> Result<Route, Diagnostic> {
     let node = words.name("the host whose route this is")?;
     let to = destination(words)?;
-    Ok(Route { node, to, via: via(words)? })
+    Ok(Route {
+        node,
+        to,
+        via: via(words)?,
+    })
 }
 
 pub fn destination(words: &mut Words) -> Result<Option<super::units::Prefix>, Diagnostic> {
@@ -164,11 +215,18 @@ pub fn via(words: &mut Words) -> Result<IpAddr, Diagnostic> {
 /// `sysctl HOST net.ipv4.tcp_x=1`, `sysctl all net…`.
 fn sysctl(words: &mut Words) -> Result<Sysctl, Diagnostic> {
     let node = words.name("a host, or `all`")?;
-    let Some(pair) = words.pair().filter(|pair| pair.key.starts_with("net.") && pair.sign == Sign::Equal) else {
+    let Some(pair) = words
+        .pair()
+        .filter(|pair| pair.key.starts_with("net.") && pair.sign == Sign::Equal)
+    else {
         return Err(words.refuse("a setting such as net.ipv4.tcp_ecn=1 (only net.* belongs to a host)"));
     };
     let node = (node.text != "all").then_some(node);
-    Ok(Sysctl { node, key: pair.key, value: pair.value })
+    Ok(Sysctl {
+        node,
+        key: pair.key,
+        value: pair.value,
+    })
 }
 
 /// `agent phone server [key=value …]` starts agents before the story; `agent phone kill` is a step of it.
@@ -205,7 +263,10 @@ fn agent(scenario: &mut Scenario, mut words: Words, line: &str) -> Result<(), Di
         };
         words.skip();
     }
-    scenario.agents.extend(hosts.into_iter().map(|host| AgentStart { host, settings: settings.clone() }));
+    scenario.agents.extend(hosts.into_iter().map(|host| AgentStart {
+        host,
+        settings: settings.clone(),
+    }));
     Ok(())
 }
 

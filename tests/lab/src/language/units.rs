@@ -31,11 +31,20 @@ impl Prefix {
                 IpAddr::V6((u128::from(a) & mask).into())
             }
         };
-        Prefix { address, length: self.length }
+        Prefix {
+            address,
+            length: self.length,
+        }
     }
 
     pub fn contains(&self, address: IpAddr) -> bool {
-        address.is_ipv6() == self.is_ipv6() && Prefix { address, length: self.length }.network() == self.network()
+        address.is_ipv6() == self.is_ipv6()
+            && Prefix {
+                address,
+                length: self.length,
+            }
+            .network()
+                == self.network()
     }
 }
 
@@ -113,7 +122,10 @@ pub fn prefix(text: &str) -> Option<Prefix> {
         Some(length) => whole(length)?,
         None => most,
     };
-    (length <= most).then_some(Prefix { address, length: length as u8 })
+    (length <= most).then_some(Prefix {
+        address,
+        length: length as u8,
+    })
 }
 
 fn number_with_unit(text: &str) -> Option<(f64, &str)> {
@@ -125,7 +137,9 @@ fn number_with_unit(text: &str) -> Option<(f64, &str)> {
 fn number(input: &mut &str) -> ModalResult<f64> {
     let whole = (digit1, opt(('.', digit0))).take();
     let fraction = ('.', digit1).take();
-    alt((whole, fraction)).try_map(|text: &str| text.parse::<f64>()).parse_next(input)
+    alt((whole, fraction))
+        .try_map(|text: &str| text.parse::<f64>())
+        .parse_next(input)
 }
 
 /// A duration the way timelines and messages show it.

@@ -12,7 +12,12 @@ pub struct Words {
 
 impl Words {
     pub fn new(line: usize, source: &str, words: Vec<Word>) -> Self {
-        Words { line, source: source.to_owned(), words, next: 0 }
+        Words {
+            line,
+            source: source.to_owned(),
+            words,
+            next: 0,
+        }
     }
 
     pub fn line(&self) -> usize {
@@ -44,7 +49,9 @@ impl Words {
 
     /// The next word if it can be a keyword.
     pub fn keyword(&self) -> Option<&str> {
-        self.peek().filter(|word| !word.quoted).map(|word| word.text.as_str())
+        self.peek()
+            .filter(|word| !word.quoted)
+            .map(|word| word.text.as_str())
     }
 
     /// Takes the next word if it is this one.
@@ -59,9 +66,16 @@ impl Words {
         match self.peek() {
             Some(word) => word.place,
             None => {
-                let column = self.words.last().map_or(1, |word| word.place.column + word.place.width);
+                let column = self
+                    .words
+                    .last()
+                    .map_or(1, |word| word.place.column + word.place.width);
                 let end = self.source.trim_end().chars().count() + 1;
-                Place { line: self.line, column: if column < end { column + 1 } else { end }, width: 1 }
+                Place {
+                    line: self.line,
+                    column: if column < end { column + 1 } else { end },
+                    width: 1,
+                }
             }
         }
     }
@@ -76,14 +90,21 @@ impl Words {
     }
 
     pub fn end(&self) -> Result<(), Diagnostic> {
-        if self.is_empty() { Ok(()) } else { Err(self.refuse("the end of the line")) }
+        if self.is_empty() {
+            Ok(())
+        } else {
+            Err(self.refuse("the end of the line"))
+        }
     }
 
     /// A name: letters, digits, `-`, `_` and `.`, beginning with a letter.
     pub fn name(&mut self, what: &str) -> Result<Name, Diagnostic> {
         match self.peek() {
             Some(word) if word.pair.is_none() && !word.quoted && is_name(&word.text) => {
-                let name = Name { text: word.text.clone(), place: word.place };
+                let name = Name {
+                    text: word.text.clone(),
+                    place: word.place,
+                };
                 self.next += 1;
                 Ok(name)
             }
@@ -132,7 +153,10 @@ impl Words {
     }
 
     pub fn rest_as_text(&mut self) -> String {
-        let words: Vec<&str> = self.words[self.next.min(self.words.len())..].iter().map(|w| w.text.as_str()).collect();
+        let words: Vec<&str> = self.words[self.next.min(self.words.len())..]
+            .iter()
+            .map(|w| w.text.as_str())
+            .collect();
         let text = words.join(" ");
         self.next = self.words.len();
         text

@@ -31,7 +31,10 @@ pub fn remove(path: &Path) -> Result<(), MachineError> {
         match remove_tree(path) {
             Ok(()) => return Ok(()),
             Err(source) if Instant::now() > deadline => {
-                return Err(MachineError::Io { doing: format!("remove cgroup {}", path.display()), source });
+                return Err(MachineError::Io {
+                    doing: format!("remove cgroup {}", path.display()),
+                    source,
+                });
             }
             // The kernel tells nobody when the last process is gone from a cgroup without controllers that
             // anyone watches; a killed process needs some milliseconds.
@@ -48,16 +51,20 @@ fn kill(path: &Path) {
     for directory in tree(path) {
         let processes = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
         for pid in processes.lines().filter_map(|line| line.parse().ok()) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
     }
 }
 
 fn remove_tree(path: &Path) -> std::io::Result<()> {
-    tree(path).iter().rev().try_for_each(|directory| match fs::remove_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        outcome => outcome,
-    })
+    tree(path)
+        .iter()
+        .rev()
+        .try_for_each(|directory| match fs::remove_dir(directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        })
 }
 
 /// `path` and all directories below it, parents first.
@@ -66,7 +73,12 @@ fn tree(path: &Path) -> Vec<PathBuf> {
     let mut next = 0;
     while next < all.len() {
         if let Ok(entries) = fs::read_dir(&all[next]) {
-            all.extend(entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+            all.extend(
+                entries
+                    .flatten()
+                    .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+                    .map(|e| e.path()),
+            );
         }
         next += 1;
     }

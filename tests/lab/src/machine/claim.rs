@@ -73,7 +73,10 @@ impl Claim {
         match linked {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-            Err(source) => Err(MachineError::Io { doing: failed("write"), source }),
+            Err(source) => Err(MachineError::Io {
+                doing: failed("write"),
+                source,
+            }),
         }
     }
 
@@ -93,9 +96,15 @@ impl Claim {
 
     /// All notes in the registry; a note that cannot be read is none.
     pub fn all() -> Vec<Claim> {
-        let Ok(entries) = fs::read_dir(REGISTRY) else { return Vec::new() };
-        let notes = entries.flatten().filter(|entry| !entry.file_name().to_string_lossy().contains('.'));
-        notes.filter_map(|entry| serde_json::from_slice(&fs::read(entry.path()).ok()?).ok()).collect()
+        let Ok(entries) = fs::read_dir(REGISTRY) else {
+            return Vec::new();
+        };
+        let notes = entries
+            .flatten()
+            .filter(|entry| !entry.file_name().to_string_lossy().contains('.'));
+        notes
+            .filter_map(|entry| serde_json::from_slice(&fs::read(entry.path()).ok()?).ok())
+            .collect()
     }
 }
 

@@ -19,6 +19,9 @@ impl MachineError {
     /// Wraps an error of the operating system: `map_err(MachineError::io("open the device"))`.
     pub fn io<E: Into<io::Error>>(doing: impl Into<String>) -> impl FnOnce(E) -> MachineError {
         let doing = doing.into();
-        move |source| MachineError::Io { doing, source: source.into() }
+        move |source| MachineError::Io {
+            doing,
+            source: source.into(),
+        }
     }
 }

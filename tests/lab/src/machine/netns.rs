@@ -32,14 +32,21 @@ pub fn remove(name: &str) -> Result<(), MachineError> {
 
 /// Names of the namespaces that begin with `prefix`.
 pub fn named(prefix: &str) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(DIRECTORY) else { return Vec::new() };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let Ok(entries) = std::fs::read_dir(DIRECTORY) else {
+        return Vec::new();
+    };
+    let names = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
     names.filter(|name| name.starts_with(prefix)).collect()
 }
 
 pub fn open(name: &str) -> Result<File, MachineError> {
     let path = path(name);
-    File::open(&path).map_err(MachineError::io(format!("open network namespace {}", path.display())))
+    File::open(&path).map_err(MachineError::io(format!(
+        "open network namespace {}",
+        path.display()
+    )))
 }
 
 /// Runs `work` on a thread that is inside the namespace; sockets and devices it opens belong there for good.
@@ -74,7 +81,10 @@ pub fn ip_lenient(name: &str, batch: &str) -> Result<(), MachineError> {
     if batch.is_empty() {
         return Ok(());
     }
-    match command::run(Command::new("ip").args(["-n", name, "-force", "-batch", "-"]), batch) {
+    match command::run(
+        Command::new("ip").args(["-n", name, "-force", "-batch", "-"]),
+        batch,
+    ) {
         Err(MachineError::Command { .. }) | Ok(_) => Ok(()),
         Err(error) => Err(error),
     }

@@ -41,5 +41,7 @@ pub fn spawn(station: &Station, command: &mut Command) -> Result<Child, MachineE
             Ok(())
         });
     }
-    command.spawn().map_err(|source| command::missing(command, source))
+    command
+        .spawn()
+        .map_err(|source| command::missing(command, source))
 }

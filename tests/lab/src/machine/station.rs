@@ -22,8 +22,10 @@ impl Station {
             cgroup: claim.cgroup.join(name),
             directory: claim.directory.join("hosts").join(name),
         };
-        std::fs::create_dir_all(&station.directory)
-            .map_err(MachineError::io(format!("create {}", station.directory.display())))?;
+        std::fs::create_dir_all(&station.directory).map_err(MachineError::io(format!(
+            "create {}",
+            station.directory.display()
+        )))?;
         cgroup::create(&station.cgroup)?;
         netns::create(&station.netns)?;
         Ok(station)

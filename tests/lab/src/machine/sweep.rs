@@ -27,16 +27,21 @@ pub fn release(claim: &Claim, with_files: bool) -> Result<(), MachineError> {
         fs::remove_dir_all(&claim.directory).map_err(MachineError::io(doing))?;
     }
     match fs::remove_file(claim.note()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(MachineError::Io { doing: format!("remove {}", claim.note().display()), source: error })
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(MachineError::Io {
+            doing: format!("remove {}", claim.note().display()),
+            source: error,
+        }),
         _ => Ok(()),
     }
 }
 
 fn unmount_below(directory: &Path) -> Result<(), MachineError> {
     let mounts = fs::read_to_string("/proc/mounts").map_err(MachineError::io("read /proc/mounts"))?;
-    for target in mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new) {
+    for target in mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .map(Path::new)
+    {
         if target.starts_with(directory) {
             nix::mount::umount2(target, nix::mount::MntFlags::MNT_DETACH)
                 .map_err(MachineError::io(format!("unmount {}", target.display())))?;

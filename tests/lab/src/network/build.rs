@@ -89,11 +89,15 @@ impl Network {
     }
 
     pub fn station(&self, name: &str) -> Result<&Station, String> {
-        self.stations.get(name).ok_or_else(|| format!("there is no node `{name}`"))
+        self.stations
+            .get(name)
+            .ok_or_else(|| format!("there is no node `{name}`"))
     }
 
     pub fn live(&self, link: &str) -> Result<&LiveLink, String> {
-        self.links.get(link).ok_or_else(|| format!("there is no link `{link}`"))
+        self.links
+            .get(link)
+            .ok_or_else(|| format!("there is no link `{link}`"))
     }
 
     fn link(
@@ -107,20 +111,39 @@ impl Network {
         let name = &link.name.text;
         let stations = [0, 1].map(|end| &self.stations[&link.ends[end].node.text]);
         let devices = [0, 1].map(|end| {
-            let is_host = self.scenario.node(&link.ends[end].node.text).is_some_and(|n| n.kind == Kind::Host);
+            let is_host = self
+                .scenario
+                .node(&link.ends[end].node.text)
+                .is_some_and(|n| n.kind == Kind::Host);
             Arc::new(DeviceWatch::new(is_host))
         });
-        let labels = link.ends.iter().map(|end| format!("{}:{name}", end.node)).collect();
+        let labels = link
+            .ends
+            .iter()
+            .map(|end| format!("{}:{name}", end.node))
+            .collect();
         let watch = Watch::new(devices.clone(), Capture::create(&captures.join(name), labels)?);
         let cable = if plan::is_emulated(&self.scenario, link) {
             let taps = [Tap::create(stations[0], name)?, Tap::create(stations[1], name)?];
             let recordings = self.recordings.clone();
             let seed = seed ^ fingerprint(name);
             let told = teller(name);
-            Cable::Emulated(EmulatedLink::start(name, taps, link.shape, watch, recordings, seed, told)?)
+            Cable::Emulated(EmulatedLink::start(
+                name, taps, link.shape, watch, recordings, seed, told,
+            )?)
         } else {
-            let pair = ["link", "add", name, "netns", &stations[0].netns, "type", "veth", "peer", name, "netns"];
-            command::run(Command::new("ip").args(pair).arg(&stations[1].netns), "")?;
+            let near = [
+                "link",
+                "add",
+                "name",
+                name,
+                "netns",
+                &stations[0].netns,
+                "type",
+                "veth",
+            ];
+            let far = ["peer", "name", name, "netns", &stations[1].netns];
+            command::run(Command::new("ip").args(near).args(far), "")?;
             Cable::Plain(PlainLink::start(name, stations[0], name, watch)?)
         };
         let live = LiveLink {
@@ -132,8 +155,14 @@ impl Network {
             addresses: [Vec::new(), Vec::new()],
         };
         if link.down {
-            let order = Order::Carrier { plugged: false, ends: self.carrier_ends(link) };
-            live.order(name, order).map_err(|said| MachineError::Command { line: format!("unplug {name}"), said })?;
+            let order = Order::Carrier {
+                plugged: false,
+                ends: self.carrier_ends(link),
+            };
+            live.order(name, order).map_err(|said| MachineError::Command {
+                line: format!("unplug {name}"),
+                said,
+            })?;
         }
         Ok(live)
     }
@@ -142,7 +171,9 @@ impl Network {
     /// there is no host at the link.
     pub fn carrier_ends(&self, link: &Link) -> [bool; 2] {
         let hosts = [0, 1].map(|end| {
-            self.scenario.node(&link.ends[end].node.text).is_some_and(|node| node.kind == Kind::Host)
+            self.scenario
+                .node(&link.ends[end].node.text)
+                .is_some_and(|node| node.kind == Kind::Host)
         });
         if hosts == [false; 2] { [true; 2] } else { hosts }
     }
@@ -168,8 +199,13 @@ impl Network {
         if let (Kind::Napt(rule), Some(outside)) = (&node.kind, scenario.outside_of(node)) {
             napt::install(&station, rule, &outside.name.text)?;
         }
-        let settings = scenario.sysctls.iter().filter(|sysctl| sysctl.node.as_ref().is_none_or(|n| *n == node.name));
-        let settings: Vec<_> = settings.map(|sysctl| (sysctl.key.clone(), sysctl.value.clone())).collect();
+        let settings = scenario
+            .sysctls
+            .iter()
+            .filter(|sysctl| sysctl.node.as_ref().is_none_or(|n| *n == node.name));
+        let settings: Vec<_> = settings
+            .map(|sysctl| (sysctl.key.clone(), sysctl.value.clone()))
+            .collect();
         netns::sysctl(&station.netns, &settings, false)?;
         for (link, end) in scenario.links_of(name) {
             // A host takes its address when the cable is plugged in; everybody else always has it.
@@ -197,7 +233,12 @@ impl Network {
     /// Reset segments that reached a node's devices so far.
     pub fn resets(&self, node: &str) -> u64 {
         let ends = self.scenario.links_of(node);
-        ends.map(|(link, end)| self.links[&link.name.text].devices[end].resets.load(Ordering::Relaxed)).sum()
+        ends.map(|(link, end)| {
+            self.links[&link.name.text].devices[end]
+                .resets
+                .load(Ordering::Relaxed)
+        })
+        .sum()
     }
 
     /// An address of a node as it is now: of its first link that has one.
@@ -232,5 +273,7 @@ fn basics(kind: &Kind) -> Vec<(String, String)> {
 
 /// FNV-1a: gives every link its own chance from one seed.
 fn fingerprint(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

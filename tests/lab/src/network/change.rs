@@ -17,7 +17,10 @@ impl Network {
     pub fn join(&mut self, node: &str, link: &str, addresses: &[Prefix]) -> Result<(), MachineError> {
         let (end, mut batch) = (self.end(node, link), String::new());
         let live = self.links.get_mut(link).expect("checked with the scenario");
-        for prefix in addresses.iter().filter(|prefix| !live.addresses[end].contains(prefix)) {
+        for prefix in addresses
+            .iter()
+            .filter(|prefix| !live.addresses[end].contains(prefix))
+        {
             let nodad = if prefix.is_ipv6() { " nodad" } else { "" };
             let _ = writeln!(batch, "addr add {prefix} dev {link}{nodad}");
             live.devices[end].allow(prefix.address);
@@ -39,7 +42,10 @@ impl Network {
         let before = self.routes(node, link);
         let live = self.links.get_mut(link).expect("checked with the scenario");
         let (mut batch, mut lenient) = (String::new(), String::new());
-        for prefix in addresses.iter().filter(|prefix| live.addresses[end].contains(prefix)) {
+        for prefix in addresses
+            .iter()
+            .filter(|prefix| live.addresses[end].contains(prefix))
+        {
             let _ = writeln!(batch, "addr del {prefix} dev {link}");
         }
         live.addresses[end].retain(|prefix| !addresses.contains(prefix));
@@ -61,7 +67,9 @@ impl Network {
     /// Plugs a link in or pulls it out.
     pub fn plug(&mut self, link: &str, plugged: bool, keep: bool) -> Result<(), String> {
         let scenario = std::sync::Arc::clone(&self.scenario);
-        let Some(described) = scenario.link(link) else { return Err(format!("there is no link `{link}`")) };
+        let Some(described) = scenario.link(link) else {
+            return Err(format!("there is no link `{link}`"));
+        };
         let ends = self.carrier_ends(described);
         let live = self.links.get_mut(link).ok_or("the link does not stand")?;
         live.order(link, Order::Carrier { plugged, ends })?;
@@ -88,7 +96,8 @@ impl Network {
     /// First half of a move: the host leaves a link, its cable stays.
     pub fn depart(&mut self, host: &str, link: &str) -> Result<(), String> {
         let current = self.links[link].addresses[self.end(host, link)].clone();
-        self.leave(host, link, &current).map_err(|error| error.to_string())
+        self.leave(host, link, &current)
+            .map_err(|error| error.to_string())
     }
 
     /// Second half of a move: the host joins a link, with the address the scenario gives it there.
@@ -97,9 +106,12 @@ impl Network {
             return self.plug(link, true, false);
         }
         let scenario = std::sync::Arc::clone(&self.scenario);
-        let Some(described) = scenario.link(link) else { return Err(format!("there is no link `{link}`")) };
+        let Some(described) = scenario.link(link) else {
+            return Err(format!("there is no link `{link}`"));
+        };
         let addresses = &described.ends[self.end(host, link)].addresses;
-        self.join(host, link, addresses).map_err(|error| error.to_string())
+        self.join(host, link, addresses)
+            .map_err(|error| error.to_string())
     }
 
     /// Sets or removes one route.
@@ -119,7 +131,10 @@ impl Network {
         live.shape = live.shape.changed(change);
         live.order(link, Order::Shape(live.shape))?;
         if let Some(mtu) = change.mtu {
-            let nodes = self.scenario.link(link).map(|link| [0, 1].map(|end| link.ends[end].node.text.clone()));
+            let nodes = self
+                .scenario
+                .link(link)
+                .map(|link| [0, 1].map(|end| link.ends[end].node.text.clone()));
             for node in nodes.iter().flatten() {
                 let batch = format!("link set dev {link} mtu {mtu}\n");
                 netns::ip(&self.stations[node].netns, &batch).map_err(|error| error.to_string())?;
@@ -129,7 +144,10 @@ impl Network {
     }
 
     fn end(&self, node: &str, link: &str) -> usize {
-        self.scenario.link(link).and_then(|link| link.end_at(node)).unwrap_or_default()
+        self.scenario
+            .link(link)
+            .and_then(|link| link.end_at(node))
+            .unwrap_or_default()
     }
 
     fn routes(&self, node: &str, link: &str) -> Vec<plan::PlannedRoute> {
@@ -139,13 +157,25 @@ impl Network {
         let end = self.end(&node.name.text, link);
         let far = &self.links[link].addresses[1 - end];
         // While the network is built the far end may not have its addresses yet.
-        let far = if far.is_empty() { &described.ends[1 - end].addresses } else { far };
-        plan::routes(&self.scenario, node, described, &self.links[link].addresses[end], far)
+        let far = if far.is_empty() {
+            &described.ends[1 - end].addresses
+        } else {
+            far
+        };
+        plan::routes(
+            &self.scenario,
+            node,
+            described,
+            &self.links[link].addresses[end],
+            far,
+        )
     }
 }
 
 fn show_route(route: &plan::PlannedRoute, link: &str) -> String {
-    let to = route.to.map_or_else(|| default(route.via.is_ipv6()).to_owned(), |to| to.to_string());
+    let to = route
+        .to
+        .map_or_else(|| default(route.via.is_ipv6()).to_owned(), |to| to.to_string());
     format!("{to} via {} dev {link} metric {}", route.via, route.metric)
 }
 

@@ -49,7 +49,10 @@ pub fn invalid(station: &Station) -> Result<u64, MachineError> {
     let text = nft(station, &["-j", "list", "counter", "inet", TABLE, "invalid"], "")?;
     let parsed: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     let objects = parsed["nftables"].as_array().cloned().unwrap_or_default();
-    Ok(objects.iter().find_map(|object| object["counter"]["packets"].as_u64()).unwrap_or_default())
+    Ok(objects
+        .iter()
+        .find_map(|object| object["counter"]["packets"].as_u64())
+        .unwrap_or_default())
 }
 
 /// Rules and counters, for a person.
@@ -58,12 +61,16 @@ pub fn describe(station: &Station) -> Result<String, MachineError> {
 }
 
 fn nft(station: &Station, arguments: &[&str], input: &str) -> Result<String, MachineError> {
-    netns::inside(&station.netns, || command::run(Command::new("nft").args(arguments), input))
+    netns::inside(&station.netns, || {
+        command::run(Command::new("nft").args(arguments), input)
+    })
 }
 
 /// Makes connection tracking forget everything, of both families.
 pub fn flush(station: &Station) -> Result<(), MachineError> {
-    netns::inside(&station.netns, || ask_to_flush().map_err(MachineError::io("flush connection tracking")))
+    netns::inside(&station.netns, || {
+        ask_to_flush().map_err(MachineError::io("flush connection tracking"))
+    })
 }
 
 /// One netlink message: delete, without naming a connection, means all of them.
@@ -79,7 +86,11 @@ fn ask_to_flush() -> std::io::Result<()> {
     message.extend([0; 12]);
     // SAFETY: plain numbers and buffers that outlive the calls; the descriptor is owned at once.
     let socket = unsafe {
-        let fd = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_NETFILTER);
+        let fd = libc::socket(
+            libc::AF_NETLINK,
+            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+            libc::NETLINK_NETFILTER,
+        );
         if fd < 0 {
             return Err(Error::last_os_error());
         }

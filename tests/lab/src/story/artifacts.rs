@@ -20,16 +20,28 @@ pub fn keep(
     match collect(&directory, verdict, stage, claim, timeline) {
         Ok(()) => Some(directory),
         Err(error) => {
-            timeline.note("lab", format!("cannot keep artifacts in {}: {error}", directory.display()));
+            timeline.note(
+                "lab",
+                format!("cannot keep artifacts in {}: {error}", directory.display()),
+            );
             None
         }
     }
 }
 
-/// `lab-artifacts/public_to_public-1a2b3c`
+/// `lab-artifacts/public_to_public-1a2b3c`, below `target` where there is one.
 fn default(verdict: &Verdict) -> PathBuf {
-    let stem = Path::new(&verdict.scenario).file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let base = std::env::var_os("LAB_ARTIFACTS").map_or_else(|| PathBuf::from("lab-artifacts"), PathBuf::from);
+    let stem = Path::new(&verdict.scenario)
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let beside = if Path::new("target").is_dir() {
+        "target/lab-artifacts"
+    } else {
+        "lab-artifacts"
+    };
+    let base = std::env::var_os("LAB_ARTIFACTS").map_or_else(|| PathBuf::from(beside), PathBuf::from);
     base.join(format!("{stem}-{}", verdict.run.trim_start_matches("lab-")))
 }
 
@@ -42,12 +54,18 @@ fn collect(
 ) -> std::io::Result<()> {
     fs::create_dir_all(directory)?;
     fs::write(directory.join("timeline.txt"), timeline.text())?;
-    fs::write(directory.join("timeline.json"), serde_json::to_vec_pretty(verdict)?)?;
+    fs::write(
+        directory.join("timeline.json"),
+        serde_json::to_vec_pretty(verdict)?,
+    )?;
     if let Ok(text) = fs::read_to_string(&verdict.scenario) {
         fs::write(directory.join("scenario.scn"), text)?;
     }
     let reason = verdict.reason.as_deref().unwrap_or("passed");
-    fs::write(directory.join("again.txt"), format!("{reason}\n\n{}\n", verdict.again))?;
+    fs::write(
+        directory.join("again.txt"),
+        format!("{reason}\n\n{}\n", verdict.again),
+    )?;
     if let Some(stage) = stage {
         describe_hosts(&directory.join("hosts"), &stage)?;
         // Closes the links: what is buffered for the captures reaches their files.
@@ -63,7 +81,16 @@ fn describe_hosts(directory: &Path, stage: &Stage) -> std::io::Result<()> {
     fs::create_dir_all(directory)?;
     for (name, station) in &stage.network.stations {
         let mut text = String::new();
-        for command in ["ip -d addr", "ip rule", "ip route show table all", "ip -6 rule", "ip -6 route show table all", "ip neigh", "ip -s link", "ss -tnoemi"] {
+        for command in [
+            "ip -d addr",
+            "ip rule",
+            "ip route show table all",
+            "ip -6 rule",
+            "ip -6 route show table all",
+            "ip neigh",
+            "ip -s link",
+            "ss -tnoemi",
+        ] {
             text += &format!("--- {command}\n{}\n", said_inside(&station.netns, command));
         }
         fs::write(directory.join(format!("{name}.txt")), text)?;
@@ -72,7 +99,10 @@ fn describe_hosts(directory: &Path, stage: &Stage) -> std::io::Result<()> {
         if let Ok(station) = stage.network.station(name) {
             let rules = napt::describe(station).unwrap_or_else(|error| error.to_string());
             fs::write(directory.join(format!("{name}.nft")), rules)?;
-            fs::write(directory.join(format!("{name}.conntrack")), said_inside(&station.netns, "conntrack -L"))?;
+            fs::write(
+                directory.join(format!("{name}.conntrack")),
+                said_inside(&station.netns, "conntrack -L"),
+            )?;
         }
     }
     for (name, text) in stage.agents.describe() {
@@ -91,8 +121,13 @@ fn said_inside(namespace: &str, line: &str) -> String {
 
 fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
-    let Ok(entries) = fs::read_dir(from) else { return Ok(()) };
-    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())) {
+    let Ok(entries) = fs::read_dir(from) else {
+        return Ok(());
+    };
+    for entry in entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
+    {
         fs::copy(entry.path(), to.join(entry.file_name()))?;
     }
     Ok(())

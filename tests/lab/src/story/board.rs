@@ -29,6 +29,8 @@ pub struct ProgramState {
     pub exit: Option<i32>,
     /// The story killed it.
     pub killed: bool,
+    /// Its exit is what its line expects, whatever the code.
+    pub expected: bool,
     pub report: Report,
     /// Pauses its connections saw.
     pub stalls: Vec<Stall>,
@@ -49,14 +51,19 @@ impl ProgramState {
 
     /// Ended by itself and well.
     pub fn is_done(&self) -> bool {
-        self.has_ended() && self.exit == Some(0) && self.report.errors.is_empty() && self.report.same != Some(false)
+        self.has_ended()
+            && self.exit == Some(0)
+            && self.report.errors.is_empty()
+            && self.report.same != Some(false)
     }
 
     pub fn append_output(&mut self, text: &str) {
         self.output.push_str(text);
         if self.output.len() > OUTPUT_KEPT {
             let cut = self.output.len() - OUTPUT_KEPT / 2;
-            let cut = (cut..self.output.len()).find(|at| self.output.is_char_boundary(*at)).unwrap_or_default();
+            let cut = (cut..self.output.len())
+                .find(|at| self.output.is_char_boundary(*at))
+                .unwrap_or_default();
             self.output.drain(..cut);
         }
     }

@@ -1,9 +1,9 @@
 //! Does a condition hold, not hold yet, or can it hold no more?
 use super::board::{ProgramState, State};
 use crate::agents::Answer;
+pub use crate::language::Sign;
 use crate::language::ast::*;
 use crate::language::units::show_size;
-pub use crate::language::Sign;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Judgement {
@@ -21,12 +21,17 @@ pub trait Facts {
     fn leaks(&self) -> (u64, Vec<String>);
     fn invalid(&self, napt: &str) -> Result<u64, String>;
     fn rst(&self, host: &str) -> u64;
+    /// A pattern with `{server}` and its like replaced, for a program of this host.
+    fn fill_in(&self, pattern: &str, host: &str) -> String;
 }
 
 pub fn judge(condition: &Condition, state: &State, facts: &dyn Facts) -> Judgement {
     match &condition.subject {
         Subject::Program(name) => match state.programs.get(&name.text) {
-            Some(program) => all(condition.terms.iter().map(|term| program_term(term, program, &name.text))),
+            Some(program) => all(condition
+                .terms
+                .iter()
+                .map(|term| program_term(term, program, &name.text, facts))),
             None => Judgement::NotYet(format!("{name} has not been started")),
         },
         Subject::Agent { host, list } => match facts.agent(&host.text, *list) {
@@ -50,7 +55,7 @@ fn all(judgements: impl Iterator<Item = Judgement>) -> Judgement {
     worst
 }
 
-fn program_term(term: &Term, program: &ProgramState, name: &str) -> Judgement {
+fn program_term(term: &Term, program: &ProgramState, name: &str, facts: &dyn Facts) -> Judgement {
     let state = || describe(name, program);
     let decide = |holds: bool| match (holds, program.has_ended()) {
         (true, _) => Judgement::Holds,
@@ -68,10 +73,12 @@ fn program_term(term: &Term, program: &ProgramState, name: &str) -> Judgement {
         }
         Term::Exit(code) => decide(program.exit == Some(*code)),
         Term::Output(pattern) => {
-            // The pattern was compiled once when the scenario was read.
-            let found = regex::Regex::new(pattern).is_ok_and(|regex| regex.is_match(&program.output));
+            let pattern = facts.fill_in(pattern, &program.host);
+            let found = matches(&pattern, &program.output);
             match decide(found) {
-                Judgement::Never(said) => Judgement::Never(format!("{said}; its output: {}", tail(&program.output))),
+                Judgement::Never(said) => {
+                    Judgement::Never(format!("{said}; its output: {}", tail(&program.output)))
+                }
                 other => other,
             }
         }
@@ -85,6 +92,8 @@ fn program_term(term: &Term, program: &ProgramState, name: &str) -> Judgement {
                 Measure::Bytes => program.report.bytes as f64,
                 Measure::Answers => program.report.answers as f64,
                 Measure::Gap => program.report.gap / 1e3,
+                Measure::Rtt => program.report.rtt.median / 1e3,
+                Measure::Rtt99 => program.report.rtt.p99 / 1e3,
                 Measure::Connections => program.report.open as f64,
                 Measure::Elapsed => program.ended.unwrap_or(program.started) - program.started,
                 // The lab's applications connect once: another connection would be a failure here.
@@ -114,7 +123,16 @@ pub fn describe(name: &str, program: &ProgramState) -> String {
         if report.answers > 0 {
             said += &format!(", {} answers", report.answers);
         }
-        said += &format!(", {} of {} connections open, longest gap {:.0} ms", report.open, program.connections, report.gap);
+        if report.rtt.max > 0.0 {
+            said += &format!(
+                ", rtt {:.2} ms median, {:.2} ms at 99%",
+                report.rtt.median, report.rtt.p99
+            );
+        }
+        said += &format!(
+            ", {} of {} connections open, longest gap {:.0} ms",
+            report.open, program.connections, report.gap
+        );
         if !report.errors.is_empty() {
             said += &format!(", errors {:?}", report.errors);
         }
@@ -124,7 +142,9 @@ pub fn describe(name: &str, program: &ProgramState) -> String {
 
 fn tail(output: &str) -> String {
     let from = output.len().saturating_sub(400);
-    let from = (from..=output.len()).find(|at| output.is_char_boundary(*at)).unwrap_or_default();
+    let from = (from..=output.len())
+        .find(|at| output.is_char_boundary(*at))
+        .unwrap_or_default();
     format!("{:?}", &output[from..])
 }
 
@@ -137,7 +157,10 @@ fn run_term(term: &Term, state: &State, facts: &dyn Facts) -> Judgement {
         Measure::Errors => count(state, "errors", failures),
         Measure::Leaks => {
             let (leaks, examples) = facts.leaks();
-            (leaks, format!("{leaks} packets with a foreign source: {}", examples.join(", ")))
+            (
+                leaks,
+                format!("{leaks} packets with a foreign source: {}", examples.join(", ")),
+            )
         }
         Measure::Invalid(napt) => match facts.invalid(&napt.text) {
             Ok(invalid) => (invalid, format!("{napt} dropped {invalid} packets as invalid")),
@@ -149,22 +172,45 @@ fn run_term(term: &Term, state: &State, facts: &dyn Facts) -> Judgement {
         }
         _ => return Judgement::Never("the run has no such property".to_owned()),
     };
-    if compare(measured as f64, *sign, *value) { Judgement::Holds } else { Judgement::NotYet(said) }
+    if compare(measured as f64, *sign, *value) {
+        Judgement::Holds
+    } else {
+        Judgement::NotYet(said)
+    }
 }
 
 fn count(state: &State, what: &str, of: impl Fn(&ProgramState) -> u64) -> (u64, String) {
-    let each: Vec<(&String, u64)> = state.programs.iter().map(|(name, program)| (name, of(program))).collect();
+    let each: Vec<(&String, u64)> = state
+        .programs
+        .iter()
+        .map(|(name, program)| (name, of(program)))
+        .collect();
     let total = each.iter().map(|(_, number)| number).sum();
-    let guilty: Vec<String> =
-        each.iter().filter(|(_, number)| *number > 0).map(|(name, number)| format!("{name}: {number}")).collect();
+    let guilty: Vec<String> = each
+        .iter()
+        .filter(|(_, number)| *number > 0)
+        .map(|(name, number)| format!("{name}: {number}"))
+        .collect();
     (total, format!("{total} {what} ({})", guilty.join(", ")))
 }
 
-/// Failures of a program: what it reports, else an exit that is not 0. Being killed by the story is none.
+/// Failures of a program: what it reports, else an exit that is not 0. What the story wanted is none.
 fn failures(program: &ProgramState) -> u64 {
+    if program.expected {
+        return 0;
+    }
     let reported: u64 = program.report.errors.values().sum();
     let ended_badly = program.has_ended() && !program.killed && (program.exit != Some(0) || program.stands);
     reported.max(u64::from(ended_badly))
+}
+
+/// Whether a text has a place where the pattern fits; `^` and `$` stand for the ends of lines.
+pub fn matches(pattern: &str, text: &str) -> bool {
+    let regex = regex::RegexBuilder::new(pattern).multi_line(true).build();
+    // A program on a terminal ends its lines with a carriage return as well.
+    regex.is_ok_and(|regex| {
+        regex.is_match(text) || (text.contains('\r') && regex.is_match(&text.replace('\r', "")))
+    })
 }
 
 pub fn compare(measured: f64, sign: Sign, value: f64) -> bool {
@@ -189,19 +235,29 @@ fn agent(terms: &[Term], entries: &[serde_json::Value]) -> Judgement {
     });
     let matching = matching.count();
     let counted = terms.iter().find_map(|term| match term {
-        Term::Compare { measure: Measure::Count, sign, value } => Some(compare(matching as f64, *sign, *value)),
+        Term::Compare {
+            measure: Measure::Count,
+            sign,
+            value,
+        } => Some(compare(matching as f64, *sign, *value)),
         _ => None,
     });
     if counted.unwrap_or(matching > 0 && matching == entries.len()) {
         return Judgement::Holds;
     }
     let shown: Vec<String> = entries.iter().take(3).map(ToString::to_string).collect();
-    Judgement::NotYet(format!("{matching} of {} match: {}", entries.len(), shown.join(" ")))
+    Judgement::NotYet(format!(
+        "{matching} of {} match: {}",
+        entries.len(),
+        shown.join(" ")
+    ))
 }
 
 fn field(entry: &serde_json::Value, key: &str, sign: Sign, value: &str) -> bool {
     let found = key.split('.').try_fold(entry, |entry, part| entry.get(part));
-    let Some(found) = found else { return sign == Sign::NotEqual };
+    let Some(found) = found else {
+        return sign == Sign::NotEqual;
+    };
     let text = found.as_str().map_or_else(|| found.to_string(), str::to_owned);
     match (sign, text.parse::<f64>(), value.parse::<f64>()) {
         (Sign::Matches, ..) => regex::Regex::new(value).is_ok_and(|regex| regex.is_match(&text)),

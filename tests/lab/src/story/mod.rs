@@ -8,9 +8,11 @@
 pub mod act;
 pub mod artifacts;
 pub mod board;
+pub mod facts;
 pub mod judge;
 pub mod programs;
 pub mod run;
+pub mod start;
 pub mod timeline;
 
 pub use run::{Options, Verdict, run};

@@ -40,9 +40,17 @@ pub struct Launch {
 
 impl Programs {
     pub fn new(board: Board, timeline: Timeline, logs: PathBuf) -> Result<Programs, String> {
-        let executable = std::env::current_exe().map_err(|error| format!("cannot find my own executable: {error}"))?;
-        std::fs::create_dir_all(&logs).map_err(|error| format!("cannot create {}: {error}", logs.display()))?;
-        Ok(Programs { board, timeline, inputs: HashMap::new(), executable, logs })
+        let executable =
+            std::env::current_exe().map_err(|error| format!("cannot find my own executable: {error}"))?;
+        std::fs::create_dir_all(&logs)
+            .map_err(|error| format!("cannot create {}: {error}", logs.display()))?;
+        Ok(Programs {
+            board,
+            timeline,
+            inputs: HashMap::new(),
+            executable,
+            logs,
+        })
     }
 
     /// One of the lab's own applications.
@@ -54,13 +62,30 @@ impl Programs {
             App::Talk(conversation) => (false, u64::from(conversation.connections)),
             App::Serve { .. } | App::Httpd { .. } => (true, 0),
         };
-        Ok(Launch { name: name.to_owned(), what, command, reports: true, stands, connections })
+        Ok(Launch {
+            name: name.to_owned(),
+            what,
+            command,
+            reports: true,
+            stands,
+            connections,
+        })
     }
 
     /// Starts a program and threads that follow it. Must be called from the run's own thread.
     pub fn launch(&mut self, station: &Station, launch: Launch) -> Result<(), String> {
-        let Launch { name, what, mut command, reports, stands, connections } = launch;
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let Launch {
+            name,
+            what,
+            mut command,
+            reports,
+            stands,
+            connections,
+        } = launch;
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command.current_dir(&station.directory);
         let state = ProgramState {
             host: station.name.clone(),
@@ -71,7 +96,8 @@ impl Programs {
             started: self.timeline.now().as_secs_f64(),
             ..ProgramState::default()
         };
-        self.board.change(|board| board.programs.insert(name.clone(), state));
+        self.board
+            .change(|board| board.programs.insert(name.clone(), state));
         let mut child = spawn::spawn(station, &mut command).map_err(|error| error.to_string())?;
         let pid = child.id() as i32;
         self.board.program(&name, |program| program.pid = Some(pid));
@@ -89,7 +115,11 @@ impl Programs {
             let log = File::create(self.logs.join(format!("{name}.out"))).map_err(failed)?;
             let (board, timeline, name) = (self.board.clone(), self.timeline.clone(), name.clone());
             readers.push(std::thread::spawn(move || {
-                if reports { read_reports(out, log, &board, &timeline, &name) } else { read_output(out, log, &board, &name) }
+                if reports {
+                    read_reports(out, log, &board, &timeline, &name)
+                } else {
+                    read_output(out, log, &board, &name)
+                }
             }));
         }
         if let Some(err) = child.stderr.take() {
@@ -109,7 +139,9 @@ impl Programs {
             }
             let exit = status.ok().and_then(|status| {
                 use std::os::unix::process::ExitStatusExt;
-                status.code().or_else(|| status.signal().map(|signal| 128 + signal))
+                status
+                    .code()
+                    .or_else(|| status.signal().map(|signal| 128 + signal))
             });
             let time = timeline.now().as_secs_f64();
             board.program(&name, |program| {
@@ -123,7 +155,10 @@ impl Programs {
 
     /// Types into a program's standard input.
     pub fn type_into(&mut self, name: &str, text: &str) -> Result<(), String> {
-        let input = self.inputs.get_mut(name).ok_or_else(|| format!("{name} takes no input"))?;
+        let input = self
+            .inputs
+            .get_mut(name)
+            .ok_or_else(|| format!("{name} takes no input"))?;
         let written = input.write_all(text.as_bytes()).and_then(|()| input.flush());
         written.map_err(|error| format!("cannot type into {name}: {error}"))
     }
@@ -177,7 +212,11 @@ fn farewell(program: &ProgramState) -> String {
         }
         said += &format!("  longest gap {:.0} ms", report.gap);
         if let Some(same) = report.same {
-            said += if same { "  sha256=same" } else { "  sha256=DIFFERENT" };
+            said += if same {
+                "  sha256=same"
+            } else {
+                "  sha256=DIFFERENT"
+            };
         }
         for (error, count) in &report.errors {
             said += &format!("  error={error}");
@@ -228,7 +267,9 @@ pub fn socket_options(options: &SocketOptions) -> sockets::Options {
     let milliseconds = |duration: Duration| duration.as_millis() as u64;
     sockets::Options {
         user_timeout: options.user_timeout.map(milliseconds),
-        keepalive: options.keepalive.map(|k| (milliseconds(k.idle), milliseconds(k.interval), k.count)),
+        keepalive: options
+            .keepalive
+            .map(|k| (milliseconds(k.idle), milliseconds(k.interval), k.count)),
         nodelay: options.nodelay,
     }
 }
@@ -238,7 +279,11 @@ pub fn conversation(talk: &Talk, address: IpAddr, seed: u64) -> App {
         Talking::Fetch(bytes) => Topic::Fetch { bytes },
         Talking::Push(bytes) => Topic::Push { bytes },
         Talking::Exchange(bytes) => Topic::Exchange { bytes },
-        Talking::Echo { size, every, count } => Topic::Echo { size, every: every.as_micros() as u64, count },
+        Talking::Echo { size, every, count } => Topic::Echo {
+            size,
+            every: every.as_micros() as u64,
+            count,
+        },
         Talking::Idle => Topic::Idle,
     };
     App::Talk(Conversation {

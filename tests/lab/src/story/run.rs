@@ -9,10 +9,11 @@ use serde::Serialize;
 
 use super::artifacts;
 use super::board::{Board, ProgramState};
-use super::judge::{Facts, Judgement, judge};
+use super::facts::Gathered;
+use super::judge::{Judgement, judge};
 use super::programs::Programs;
 use super::timeline::{Entry, Timeline};
-use crate::agents::{Agents, Answer};
+use crate::agents::Agents;
 use crate::apps::{App, sockets};
 use crate::language::Scenario;
 use crate::language::ast::*;
@@ -116,7 +117,10 @@ fn perform(
     board: &Board,
     timeline: &Timeline,
 ) -> Result<Verdict, String> {
-    timeline.note("lab", format!("{} seed={} {}", scenario.file, options.seed, claim.name()));
+    timeline.note(
+        "lab",
+        format!("{} seed={} {}", scenario.file, options.seed, claim.name()),
+    );
     let mut stage = None;
     let failure = tell(scenario, options, claim, board, timeline, &mut stage).err();
     let mut verdict = Verdict {
@@ -140,11 +144,18 @@ fn perform(
     if let Some(stage) = &stage {
         verdict.leaks = stage.network.leaks().0;
         for name in stage.napts() {
-            verdict.invalid.insert(name.to_owned(), stage.invalid(name).unwrap_or_default());
+            verdict
+                .invalid
+                .insert(name.to_owned(), stage.invalid(name).unwrap_or_default());
         }
     }
-    let said = if verdict.passed { "passed".to_owned() } else { "FAILED".to_owned() };
+    let said = if verdict.passed {
+        "passed".to_owned()
+    } else {
+        "FAILED".to_owned()
+    };
     timeline.note("lab", said);
+    timeline.close();
     verdict.timeline = timeline.entries();
     let wanted = options.artifacts.is_some() || options.keep || scenario.capture || !verdict.passed;
     if wanted {
@@ -172,16 +183,22 @@ fn tell(
     timeline: &Timeline,
     stage: &mut Option<Stage>,
 ) -> Result<(), Failure> {
-    let outside = |reason: String| Failure { line: None, step: None, reason };
+    let outside = |reason: String| Failure {
+        line: None,
+        step: None,
+        reason,
+    };
     let captures = claim.directory.join("links");
-    std::fs::create_dir_all(&captures).map_err(|error| outside(format!("cannot create a directory: {error}")))?;
+    std::fs::create_dir_all(&captures)
+        .map_err(|error| outside(format!("cannot create a directory: {error}")))?;
     let teller = |link: &str| {
         let (timeline, link) = (timeline.clone(), link.to_owned());
         Arc::new(move |said: String| timeline.note(&link, said)) as crate::emulator::link::Teller
     };
     let network = Network::build(Arc::clone(scenario), claim, &captures, options.seed, teller);
     let network = network.map_err(|error| outside(error.to_string()))?;
-    let programs = Programs::new(board.clone(), timeline.clone(), claim.directory.join("programs")).map_err(outside)?;
+    let programs =
+        Programs::new(board.clone(), timeline.clone(), claim.directory.join("programs")).map_err(outside)?;
     let executable = if options.no_agents || scenario.agents.is_empty() {
         None
     } else {
@@ -211,14 +228,21 @@ impl Stage {
         let scenario = Arc::clone(&self.network.scenario);
         for agent in &scenario.agents {
             let station = self.network.station(&agent.host.text)?.clone();
-            self.agents.prepare(&station, &agent.settings).map_err(|error| error.to_string())?;
+            self.agents
+                .prepare(&station, &agent.settings)
+                .map_err(|error| error.to_string())?;
             self.agent_change(&agent.host.text, AgentChange::Start)?;
         }
         for (host, port) in implied_servers(&scenario) {
             let station = self.network.station(&host)?.clone();
             let name = format!("{host}-serve-{port}");
-            let app = App::Serve { port, options: sockets::Options::default() };
-            let launch = self.programs.application(&name, format!("serve port={port}"), &app)?;
+            let app = App::Serve {
+                port,
+                options: sockets::Options::default(),
+            };
+            let launch = self
+                .programs
+                .application(&name, format!("serve port={port}"), &app)?;
             self.programs.launch(&station, launch)?;
             self.listening(&station, &name, port)?;
         }
@@ -274,7 +298,11 @@ impl Stage {
     }
 
     fn in_time(&self) -> Result<(), String> {
-        if Instant::now() < self.deadline { Ok(()) } else { Err("the run takes longer than its limit".to_owned()) }
+        if Instant::now() < self.deadline {
+            Ok(())
+        } else {
+            Err("the run takes longer than its limit".to_owned())
+        }
     }
 
     /// Waits for a condition.
@@ -294,16 +322,26 @@ impl Stage {
                 Judgement::Holds => {
                     drop(state);
                     let took = begun.elapsed().as_secs_f64();
-                    self.timeline.note("lab", format!("{} (after {took:.3} s)", condition.text));
+                    self.timeline
+                        .note("lab", format!("{} (after {took:.3} s)", condition.text));
                     return Ok(());
                 }
-                Judgement::Never(instead) => return Err(format!("`{}` cannot come true: {instead}", condition.text)),
+                Judgement::Never(instead) => {
+                    return Err(format!("`{}` cannot come true: {instead}", condition.text));
+                }
                 Judgement::NotYet(instead) if Instant::now() >= deadline => {
                     let limit = show_duration(limit);
-                    return Err(format!("`{}` has not come true within {limit}: {instead}", condition.text));
+                    return Err(format!(
+                        "`{}` has not come true within {limit}: {instead}",
+                        condition.text
+                    ));
                 }
                 Judgement::NotYet(_) => {
-                    let until = if gathered.announced { deadline } else { deadline.min(Instant::now() + POLL) };
+                    let until = if gathered.announced {
+                        deadline
+                    } else {
+                        deadline.min(Instant::now() + POLL)
+                    };
                     drop(self.board.wait(state, until));
                 }
             }
@@ -320,7 +358,10 @@ impl Stage {
                 }
             }
         }
-        let all: Vec<&str> = conditions.iter().map(|condition| condition.text.as_str()).collect();
+        let all: Vec<&str> = conditions
+            .iter()
+            .map(|condition| condition.text.as_str())
+            .collect();
         self.timeline.note("lab", all.join(" "));
         Ok(())
     }
@@ -329,13 +370,19 @@ impl Stage {
     fn is_skipped(&self, condition: &Condition) -> bool {
         let skipped = matches!(condition.subject, Subject::Agent { .. }) && !self.agents.exist();
         if skipped {
-            self.timeline.note("lab", format!("skipped without agents: {}", condition.text));
+            self.timeline
+                .note("lab", format!("skipped without agents: {}", condition.text));
         }
         skipped
     }
 
     pub fn napts(&self) -> impl Iterator<Item = &str> {
-        let napts = self.network.scenario.nodes.iter().filter(|node| matches!(node.kind, Kind::Napt(_)));
+        let napts = self
+            .network
+            .scenario
+            .nodes
+            .iter()
+            .filter(|node| matches!(node.kind, Kind::Napt(_)));
         napts.map(|node| node.name.text.as_str())
     }
 
@@ -354,7 +401,8 @@ fn implied_servers(scenario: &Scenario) -> std::collections::BTreeSet<(String, u
     };
     let explicit = |host: &str, port: u16| {
         starts().any(|start| {
-            start.host.text == host && matches!(start.program, Program::Serve { port: own, .. } if own == port)
+            start.host.text == host
+                && matches!(start.program, Program::Serve { port: own, .. } if own == port)
         })
     };
     let asked = starts().filter_map(|start| match &start.program {
@@ -364,57 +412,12 @@ fn implied_servers(scenario: &Scenario) -> std::collections::BTreeSet<(String, u
     asked.filter(|(host, port)| !explicit(host, *port)).collect()
 }
 
-/// The facts one condition needs, asked for before the board is held.
-struct Gathered<'a> {
-    stage: &'a Stage,
-    agent: Option<Answer>,
-    invalid: HashMap<String, Result<u64, String>>,
-    /// Whether a change of every fact it needs wakes who waits.
-    announced: bool,
-}
-
-impl<'a> Gathered<'a> {
-    fn gather(stage: &'a Stage, condition: &Condition) -> Gathered<'a> {
-        let mut gathered = Gathered { stage, agent: None, invalid: HashMap::new(), announced: true };
-        match &condition.subject {
-            Subject::Program(_) => {}
-            Subject::Agent { host, list } => {
-                gathered.agent = Some(stage.agents.ask(&host.text, *list));
-                gathered.announced = false;
-            }
-            Subject::Run => gathered.announced = false,
-        }
-        for term in &condition.terms {
-            if let Term::Compare { measure: Measure::Invalid(napt), .. } = term {
-                gathered.invalid.insert(napt.text.clone(), stage.invalid(&napt.text));
-            }
-        }
-        gathered
-    }
-}
-
-impl Facts for Gathered<'_> {
-    fn agent(&self, _: &str, _: AgentList) -> Answer {
-        self.agent.clone().unwrap_or_else(|| Err("the agent was not asked".to_owned()))
-    }
-
-    fn leaks(&self) -> (u64, Vec<String>) {
-        self.stage.network.leaks()
-    }
-
-    fn invalid(&self, napt: &str) -> Result<u64, String> {
-        self.invalid.get(napt).cloned().unwrap_or_else(|| Err(format!("{napt} was not asked")))
-    }
-
-    fn rst(&self, host: &str) -> u64 {
-        self.stage.network.resets(host)
-    }
-}
-
 /// SIGINT and SIGTERM end the story, not the process: what the run holds is returned first.
 fn watch_signals(board: &Board) -> Result<(), String> {
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    signals.thread_block().map_err(|error| format!("cannot block signals: {error}"))?;
+    signals
+        .thread_block()
+        .map_err(|error| format!("cannot block signals: {error}"))?;
     let board = board.clone();
     std::thread::spawn(move || {
         while let Ok(signal) = signals.wait() {

@@ -23,6 +23,7 @@ struct Inner {
     created: Instant,
     created_wall: SystemTime,
     print: bool,
+    closed: bool,
 }
 
 impl Timeline {
@@ -33,6 +34,7 @@ impl Timeline {
             created: Instant::now(),
             created_wall: SystemTime::now(),
             print,
+            closed: false,
         })))
     }
 
@@ -45,7 +47,10 @@ impl Timeline {
         let mut inner = self.inner();
         if inner.beginning.is_none() {
             let preparation = inner.created.elapsed().as_secs_f64();
-            inner.entries.iter_mut().for_each(|entry| entry.time -= preparation);
+            inner
+                .entries
+                .iter_mut()
+                .for_each(|entry| entry.time -= preparation);
             inner.beginning = Some(Instant::now());
         }
     }
@@ -56,18 +61,36 @@ impl Timeline {
 
     /// Time since the story began.
     pub fn now(&self) -> Duration {
-        self.inner().beginning.map_or(Duration::ZERO, |beginning| beginning.elapsed())
+        self.inner()
+            .beginning
+            .map_or(Duration::ZERO, |beginning| beginning.elapsed())
     }
 
     pub fn note(&self, subject: &str, event: impl Into<String>) {
         let mut inner = self.inner();
+        if inner.closed {
+            return;
+        }
         let event = event.into();
         let time = inner.beginning.unwrap_or(inner.created).elapsed().as_secs_f64();
         if inner.print {
-            let clock = if inner.beginning.is_some() { format!("{time:8.3}") } else { "       ·".to_owned() };
+            let clock = if inner.beginning.is_some() {
+                format!("{time:8.3}")
+            } else {
+                "       ·".to_owned()
+            };
             println!("{clock}  {subject:<10} {event}");
         }
-        inner.entries.push(Entry { time, subject: subject.to_owned(), event });
+        inner.entries.push(Entry {
+            time,
+            subject: subject.to_owned(),
+            event,
+        });
+    }
+
+    /// The verdict stands: what programs do while they are swept away is no part of the story.
+    pub fn close(&self) {
+        self.inner().closed = true;
     }
 
     pub fn entries(&self) -> Vec<Entry> {
@@ -77,12 +100,20 @@ impl Timeline {
     /// Seconds since 1970 when the story began.
     pub fn beginning_wall(&self) -> f64 {
         let inner = self.inner();
-        let offset = inner.beginning.map_or(Duration::ZERO, |beginning| beginning - inner.created);
-        (inner.created_wall + offset).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+        let offset = inner
+            .beginning
+            .map_or(Duration::ZERO, |beginning| beginning - inner.created);
+        (inner.created_wall + offset)
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs_f64()
     }
 
     pub fn text(&self) -> String {
         let entries = self.entries();
-        entries.iter().map(|e| format!("{:8.3}  {:<10} {}\n", e.time, e.subject, e.event)).collect()
+        entries
+            .iter()
+            .map(|e| format!("{:8.3}  {:<10} {}\n", e.time, e.subject, e.event))
+            .collect()
     }
 }

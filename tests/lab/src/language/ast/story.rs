@@ -1,0 +1,262 @@
+//! What happens, and when.
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::{Condition, Name, ShapeChange};
+use crate::language::units::Prefix;
+
+/// One line of the story.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub line: usize,
+    /// The line without indentation and comment.
+    pub text: String,
+    pub when: When,
+    pub what: What,
+}
+
+#[derive(Clone, Debug)]
+pub enum When {
+    /// As soon as the line before is done.
+    Next,
+    /// This long after the beginning of the story.
+    At(Duration),
+    /// Once the condition holds; it must within `limit` (60 s if not said).
+    After {
+        condition: Condition,
+        limit: Option<Duration>,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub enum What {
+    Do(Action),
+    /// The condition must come true within this time after the line before.
+    Within(Duration, Condition),
+    /// The conditions must hold now.
+    Expect(Vec<Condition>),
+}
+
+#[derive(Clone, Debug)]
+pub enum Action {
+    Link { link: Name, change: LinkChange },
+    Host { host: Name, change: HostChange },
+    Napt { napt: Name, change: NaptChange },
+    Program { name: Name, change: ProgramChange },
+    Start(ProgramStart),
+    Agent { change: AgentChange, hosts: Vec<Name> },
+}
+
+#[derive(Clone, Debug)]
+pub enum LinkChange {
+    Up,
+    /// The cable is pulled. `keep`: the hosts keep address and routes, as without a DHCP client.
+    Down {
+        keep: bool,
+    },
+    /// Frames vanish, the carrier stays; of one sender only if `from` is given.
+    Blackhole {
+        from: Option<Name>,
+    },
+    Heal,
+    Shape(ShapeChange),
+    Interfere(Interference),
+    Replay {
+        recording: Name,
+        from: Option<Name>,
+    },
+}
+
+/// What happens to chosen segments that pass a link after this line.
+#[derive(Clone, Debug)]
+pub struct Interference {
+    pub segments: Segments,
+    /// Ordinals of the segments meant, counting from 1 at this line; the end `None` is "all that follow".
+    pub first: u64,
+    pub last: Option<u64>,
+    pub from: Option<Name>,
+    pub deed: Deed,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Deed {
+    Drop,
+    Delay(Duration),
+    Duplicate,
+    /// Flips one bit of the TCP header, counted from its first, or of the Migrate option; the checksum is
+    /// repaired unless `stale`.
+    Flip {
+        bit: u32,
+        in_option: bool,
+        stale: bool,
+    },
+    Record(Name),
+}
+
+/// Which segments are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segments {
+    Any,
+    Syn,
+    SynAck,
+    Fin,
+    Rst,
+    /// Carries payload.
+    Data,
+    /// Migrate-Request of each type.
+    Msyn,
+    MsynAck,
+    MigrateAck,
+    MigrateReset,
+}
+
+impl Segments {
+    pub const ALL: [(&'static str, Segments); 10] = [
+        ("any", Segments::Any),
+        ("syn", Segments::Syn),
+        ("syn-ack", Segments::SynAck),
+        ("fin", Segments::Fin),
+        ("rst", Segments::Rst),
+        ("data", Segments::Data),
+        ("msyn", Segments::Msyn),
+        ("msyn-ack", Segments::MsynAck),
+        ("migrate-ack", Segments::MigrateAck),
+        ("migrate-reset", Segments::MigrateReset),
+    ];
+
+    pub fn word(self) -> &'static str {
+        Self::ALL
+            .iter()
+            .find(|(_, segments)| *segments == self)
+            .map_or("any", |(word, _)| word)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum HostChange {
+    /// Leaves one link (address and routes go) and joins another, `gap` later.
+    Move { from: Name, to: Name, gap: Duration },
+    /// Addresses that go and come on one link.
+    Address {
+        link: Name,
+        remove: Vec<Prefix>,
+        add: Vec<Prefix>,
+    },
+    /// `via` none: the route goes.
+    Route { to: Option<Prefix>, via: Option<IpAddr> },
+}
+
+#[derive(Clone, Debug)]
+pub enum NaptChange {
+    /// Connection tracking forgets everything.
+    Flush,
+    /// Forwards nothing for this long, and has forgotten everything afterwards.
+    Reboot { outage: Duration },
+}
+
+#[derive(Clone, Debug)]
+pub enum ProgramChange {
+    Kill,
+    /// Sends this text to its standard input.
+    Type(String),
+    /// Idle connections say something and wait for the answer.
+    Speak,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentChange {
+    Start,
+    Stop,
+    Kill,
+    Restart,
+}
+
+#[derive(Clone, Debug)]
+pub struct ProgramStart {
+    pub host: Name,
+    pub name: Name,
+    pub program: Program,
+    /// What is expected of it when the line waits for its end.
+    pub outcome: Option<Outcome>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Program {
+    /// Any command; words in braces are replaced.
+    Exec(Vec<String>),
+    /// The lab's own server for `fetch`, `push`, `exchange`, `echo` and `idle`.
+    Serve {
+        port: u16,
+        options: SocketOptions,
+    },
+    Talk(Talk),
+    Sshd {
+        port: u16,
+    },
+    Httpd {
+        directory: Option<String>,
+        port: u16,
+    },
+    Iperf3d {
+        port: u16,
+    },
+    Ssh {
+        to: Name,
+        port: u16,
+        ipv6: bool,
+        command: Vec<String>,
+    },
+}
+
+/// A client of the lab's own server.
+#[derive(Clone, Debug)]
+pub struct Talk {
+    pub what: Talking,
+    pub to: Name,
+    /// The address dialled instead of the host's first one.
+    pub address: Option<IpAddr>,
+    pub ipv6: bool,
+    pub port: u16,
+    pub connections: u32,
+    pub options: SocketOptions,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Talking {
+    /// Receives this many bytes.
+    Fetch(u64),
+    /// Sends this many bytes.
+    Push(u64),
+    /// Both at once on one connection.
+    Exchange(u64),
+    /// Sends `size` bytes every `every` and waits for them to come back.
+    Echo {
+        size: u32,
+        every: Duration,
+        count: Option<u64>,
+    },
+    /// Connects and stays silent until told to speak.
+    Idle,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketOptions {
+    pub user_timeout: Option<Duration>,
+    pub keepalive: Option<Keepalive>,
+    pub nodelay: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    pub idle: Duration,
+    pub interval: Duration,
+    pub count: u32,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    pub exit: Option<i32>,
+    /// Regular expressions over standard output and standard error.
+    pub output: Vec<String>,
+    pub within: Option<Duration>,
+}

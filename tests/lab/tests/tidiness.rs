@@ -1,0 +1,150 @@
+//! What a run leaves on the machine: nothing, however it ends.
+mod support;
+
+use std::io::Read;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::{Story, remains};
+
+/// Programs that do not want to end, a NAPT, emulated and plain links.
+const STORY: &str = "
+host   a b
+napt   n masquerade
+core
+link   home  a=192.168.1.2/24  n=192.168.1.1/24  delay=1ms
+link   up    n=10.0.1.1/24     core=10.0.1.254/24
+link   lan   b=10.0.3.2/24     core=10.0.3.1/24
++0           a  echo b every=10ms as=rr
++0           a  exec as=deaf sh -c \"trap '' TERM INT HUP; sleep 1000 & while true; do sleep 1; done\"
++0           a  exec as=session setsid sleep 1000
+";
+
+/// Waits until something is the case, and fails after half a minute.
+#[track_caller]
+fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what} has not come true");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The runs that a process has claimed.
+fn runs_of(pid: u32) -> Vec<String> {
+    let claims = lab::machine::Claim::all()
+        .into_iter()
+        .filter(|claim| claim.pid == pid);
+    claims.map(|claim| claim.name()).collect()
+}
+
+/// Waits until the story of a runner is so far that its programs run.
+fn running(pid: u32) -> String {
+    let mut run = String::new();
+    wait_for("the run", || {
+        run = runs_of(pid).pop().unwrap_or_default();
+        let members = remains(&run)
+            .iter()
+            .filter(|remain| remain.starts_with("/proc/"))
+            .count();
+        !run.is_empty() && members >= 5
+    });
+    run
+}
+
+#[test]
+fn a_run_that_passes_or_fails_leaves_nothing() {
+    for end in [
+        "within 5 rr answers>=3\n",
+        "within 5 rr answers>=3\nexpect leaks=9\n",
+    ] {
+        let outcome = Story::new(&format!("{STORY}{end}")).run();
+        let run = outcome.verdict["run"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{}", outcome.said))
+            .to_owned();
+        assert_eq!(remains(&run), [] as [String; 0], "left behind");
+    }
+}
+
+#[test]
+fn a_run_that_is_interrupted_leaves_nothing() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let story = Story::new(&format!("{STORY}+600 rr kill\n"));
+        let mut runner = story.start();
+        let run = running(runner.id());
+        kill(Pid::from_raw(runner.id() as i32), signal).unwrap();
+        let mut verdict = String::new();
+        runner
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut verdict)
+            .unwrap();
+        assert_eq!(runner.wait().unwrap().code(), Some(1));
+        assert!(verdict.contains(&format!("interrupted by {signal}")), "{verdict}");
+        assert_eq!(remains(&run), [] as [String; 0], "left behind");
+    }
+}
+
+#[test]
+fn what_a_killed_runner_leaves_is_swept_and_what_others_hold_is_not() {
+    let story = Story::new(&format!("{STORY}+600 rr kill\n"));
+    let (mut victim, mut other) = (story.start(), story.start());
+    let (run, others) = (running(victim.id()), running(other.id()));
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    assert!(
+        remains(&run)
+            .iter()
+            .any(|remain| remain.starts_with("/run/netns/")),
+        "a killed runner tidies nothing"
+    );
+    let output = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .arg("sweep")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    // Another test's run may sweep as well: it is gone either way.
+    wait_for("the sweep", || remains(&run).is_empty());
+    assert!(
+        !remains(&others).is_empty(),
+        "the sweep took what a living runner holds"
+    );
+    kill(Pid::from_raw(other.id() as i32), Signal::SIGTERM).unwrap();
+    other.wait().unwrap();
+    assert_eq!(remains(&others), [] as [String; 0]);
+}
+
+#[test]
+fn the_next_run_sweeps_first() {
+    let story = Story::new(&format!("{STORY}+600 rr kill\n"));
+    let mut victim = story.start();
+    let run = running(victim.id());
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    Story::new("host a\n+0 a exec true\n").run().passes();
+    wait_for("the sweep", || remains(&run).is_empty());
+}
+
+#[test]
+fn runs_side_by_side_do_not_meet() {
+    let story = Story::new(&format!(
+        "{STORY}+0 a fetch b 5MiB as=dl\n+0 a exchange b 5MiB as=both\nwithin 30 dl done sha256=same\n\
+         within 30 both done sha256=same\nexpect errors=0 leaks=0\n"
+    ));
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..4).map(|_| scope.spawn(|| story.run())).collect();
+        let names: std::collections::HashSet<String> = runs
+            .into_iter()
+            .map(|run| run.join().unwrap().passes()["run"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(names.len(), 4);
+    });
+}
