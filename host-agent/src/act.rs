@@ -15,7 +15,7 @@ impl<D: Datapath> Agent<D> {
     /// Performs one action for one connection.
     pub(crate) fn perform(&mut self, identity: Tuple, action: Action, now: Timestamp) {
         match action {
-            Action::Park => self.park(identity, now),
+            Action::Park { req_no, wire } => self.park(identity, req_no, wire, now),
             Action::StoreReqNo { .. } | Action::StoreKnown { .. } => self.store(identity),
             Action::SendMsyn { from, to, req_no, token_of, seq, rcv_nxt, tries } => {
                 let tuple = Tuple::new(from, to);
@@ -90,9 +90,8 @@ impl<D: Datapath> Agent<D> {
         }
     }
 
-    fn park(&mut self, identity: Tuple, now: Timestamp) {
+    fn park(&mut self, identity: Tuple, req_no: ReqNo, wire: Tuple, now: Timestamp) {
         let Some(managed) = self.sessions.get_mut(&identity) else { return };
-        let (wire, req_no) = (managed.machine.wire(), managed.machine.committed());
         managed.detached_at = Some(now);
         managed.usable_at = None;
         self.write(|datapath| datapath.park(&identity, &wire, req_no));
@@ -226,14 +225,14 @@ impl<D: Datapath> Agent<D> {
         let window = tcp.window_field();
         let ack = Segment::pure_ack(wire, tcp.snd_nxt, tcp.rcv_nxt, window, tcp.timestamps);
         self.emit_by(&ack, ifindex);
-        match self.head_of_line(identity, wire, &tcp) {
-            Some(frame) => self.send(&frame, ifindex),
-            None if tcp.packets_out == 0 => {
-                let probe = Segment::probe(wire, tcp.snd_una, tcp.rcv_nxt, window, tcp.timestamps);
-                self.emit_by(&probe, ifindex);
-            }
-            None => self.hurry(identity, &tcp),
+        let frames = self.head_of_line(identity, wire, &tcp);
+        if frames.is_empty() && tcp.packets_out == 0 {
+            let probe = Segment::probe(wire, tcp.snd_una, tcp.rcv_nxt, window, tcp.timestamps);
+            self.emit_by(&probe, ifindex);
+        } else if frames.is_empty() {
+            self.hurry(identity, &tcp);
         }
+        frames.iter().for_each(|frame| self.send(frame, ifindex));
     }
 
     /// Data is outstanding and no cached segment of it is at hand: the kernel is told to take back the doublings
@@ -256,32 +255,28 @@ impl<D: Datapath> Agent<D> {
     }
 
     /// The cached segment at SND.UNA; else the last one that was parked, whose arrival makes the peer say what
-    /// is missing.
-    fn head_of_line(&self, identity: Tuple, wire: Tuple, tcp: &TcpState) -> Option<Vec<u8>> {
+    /// is missing. Whole, in as many pieces as the path needs: the kernel takes a segment that is acknowledged in
+    /// part for one still in flight, and waits.
+    fn head_of_line(&self, identity: Tuple, wire: Tuple, tcp: &TcpState) -> Vec<Vec<u8>> {
         if tcp.packets_out == 0 {
-            return None;
+            return Vec::new();
         }
         let heads = self.datapath.heads(&identity);
         let in_flight = |seq: u32| seq.wrapping_sub(tcp.snd_una) < tcp.snd_nxt.wrapping_sub(tcp.snd_una);
-        let frame = heads
+        let kept = heads
             .head
             .filter(|frame| frame.seq == tcp.snd_una)
-            .or_else(|| heads.last.filter(|frame| in_flight(frame.seq)))?;
-        let mss = self.payload_limit(identity, wire, tcp);
-        match wire::frame::rewrite_frame(&frame.bytes, wire, mss) {
-            Ok(packet) => Some(packet),
-            Err(error) => {
-                tracing::debug!(%error, "the cached segment cannot be sent");
-                None
-            }
-        }
-    }
-
-    fn payload_limit(&self, identity: Tuple, wire: Tuple, tcp: &TcpState) -> usize {
+            .or_else(|| heads.last.filter(|frame| in_flight(frame.seq)));
         let mtu = self.network.mtu(self.path(identity, wire.local).ifindex).unwrap_or(1500);
-        // Room for the largest TCP header.
-        let headers = if wire.is_ipv4() { 20 + 60 } else { 40 + 60 };
-        tcp.mss.min(mtu.saturating_sub(headers)) as usize
+        let cut = kept.map(|frame| wire::frame::cut_frame(&frame.bytes, wire, mtu as usize));
+        match cut {
+            Some(Ok(packets)) => packets,
+            Some(Err(error)) => {
+                tracing::debug!(%error, "the cached segment cannot be sent");
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
     }
 
     fn query(&mut self, identity: Tuple) {

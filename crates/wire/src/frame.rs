@@ -5,10 +5,12 @@
 //! identity tuple. Sent first thing on the new path it saves the wait for a retransmission timeout; for that it
 //! gets the wire tuple, of whichever family, and is cut to what one segment may carry.
 
+use std::ops::Range;
+
 use pnet::packet::MutablePacket;
 
 use crate::flags::Flags;
-use crate::ip::{self, IpFields, Unreadable};
+use crate::ip::{self, Captured, IpFields, Unreadable};
 use crate::segment::EmitError;
 use crate::tuple::Tuple;
 
@@ -42,13 +44,36 @@ pub fn rewrite_frame(
     max_segment_payload: usize,
 ) -> Result<Vec<u8>, FrameError> {
     let frame = ip::read_leniently(ip_packet)?;
-    let (header, payload) = (frame.tcp.header_slice(), frame.tcp.payload());
-    let kept = payload.len().min(max_segment_payload);
-    if kept == 0 && !payload.is_empty() {
+    let length = frame.tcp.payload().len();
+    let kept = length.min(max_segment_payload);
+    if kept == 0 && length > 0 {
         return Err(FrameError::NoRoom);
     }
+    piece(&frame, wire, 0..kept)
+}
+
+/// The whole frame under another tuple, in as many packets as an MTU of `mtu` bytes needs.
+///
+/// Otherwise as [`rewrite_frame`]. The sequence number of each piece counts on from the one before.
+///
+/// # Errors
+/// See [`FrameError`].
+pub fn cut_frame(ip_packet: &[u8], wire: Tuple, mtu: usize) -> Result<Vec<Vec<u8>>, FrameError> {
+    let frame = ip::read_leniently(ip_packet)?;
+    let length = frame.tcp.payload().len();
+    let headers = frame.tcp.header_slice().len() + if wire.is_ipv4() { 20 } else { 40 };
+    let room = mtu.saturating_sub(headers);
+    if room == 0 {
+        return Err(FrameError::NoRoom);
+    }
+    (0..length.max(1)).step_by(room).map(|start| piece(&frame, wire, start..length.min(start + room))).collect()
+}
+
+/// A part of the frame's data behind the frame's own header.
+fn piece(frame: &Captured<'_>, wire: Tuple, part: Range<usize>) -> Result<Vec<u8>, FrameError> {
+    let (header, payload) = (frame.tcp.header_slice(), frame.tcp.payload());
     let flags = Flags(header[13]);
-    let flags = match frame.whole && kept == payload.len() {
+    let flags = match frame.whole && part.end == payload.len() {
         true => flags,
         false => flags.without(Flags::FIN),
     };
@@ -57,12 +82,14 @@ pub fn rewrite_frame(
         destination: wire.remote.address,
         ..frame.fields
     };
-    let packet = ip.packet(header.len() + kept, |tcp| {
+    let seq = frame.tcp.sequence_number().wrapping_add(part.start as u32);
+    let packet = ip.packet(header.len() + part.len(), |tcp| {
         tcp.packet_mut()[..header.len()].copy_from_slice(header);
         tcp.set_source(wire.local.port);
         tcp.set_destination(wire.remote.port);
+        tcp.set_sequence(seq);
         tcp.set_flags(flags.0);
-        tcp.set_payload(&payload[..kept]);
+        tcp.set_payload(&payload[part]);
     })?;
     Ok(packet)
 }

@@ -3,7 +3,7 @@ mod common;
 
 use common::*;
 use proptest::prelude::*;
-use wire::{EmitError, Flags, FrameError, Segment, Tuple, Unreadable, rewrite_frame};
+use wire::{EmitError, Endpoint, Flags, FrameError, Segment, Tuple, Unreadable, rewrite_frame};
 
 /// A data segment as the kernel made it, with everything that must survive.
 fn head(tuple: Tuple, payload_len: usize) -> Segment {
@@ -221,4 +221,26 @@ proptest! {
             prop_assert_eq!(Segment::parse(&frame), Ok(expected(&segment, segment.tuple(), kept)));
         }
     }
+}
+
+#[test]
+fn a_frame_that_does_not_fit_leaves_in_pieces_that_join_without_a_gap() {
+    let tuple = Tuple::new(
+        Endpoint::new("192.0.2.1".parse().unwrap(), 1000),
+        Endpoint::new("198.51.100.2".parse().unwrap(), 2000),
+    );
+    let mut segment = Segment::pure_ack(tuple, 0xffff_fff0, 7, 500, Some((1, 2)));
+    segment.payload = (0..1448u32).map(|byte| byte as u8).collect();
+    let packet = segment.emit().unwrap();
+    let pieces = wire::frame::cut_frame(&packet, tuple, 600).unwrap();
+    assert_eq!(pieces.len(), 3);
+    let mut joined = Vec::new();
+    for piece in &pieces {
+        assert!(piece.len() <= 600);
+        let piece = Segment::parse(piece).unwrap();
+        assert_eq!(piece.seq, segment.seq.wrapping_add(joined.len() as u32));
+        joined.extend(piece.payload);
+    }
+    assert_eq!(joined, segment.payload);
+    assert_eq!(wire::frame::cut_frame(&packet, tuple, 1500).unwrap(), [packet]);
 }

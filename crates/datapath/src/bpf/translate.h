@@ -136,7 +136,8 @@ static __always_inline void suspect(struct __sk_buff *skb, const struct packet *
 	if (!sk)
 		return;
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp || !tp->inet_conn.icsk_probes_out)
+	/* A keepalive or window probe, and one before it is unanswered. */
+	if (!tp || !tp->inet_conn.icsk_probes_out || p->seq != tp->snd_una - 1)
 		return;
 	if (!bpf_map_lookup_elem(&sessions, &p->tuple))
 		return;
