@@ -104,7 +104,7 @@ pub(crate) struct Ending {
 }
 
 /// What an agent that takes over a live connection knows of it, from the pinned maps.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Adopted {
     /// The number of the wire tuple.
     pub committed: ReqNo,
@@ -118,6 +118,8 @@ pub struct Adopted {
     pub known: ReqNo,
     /// Whether the datapath parks what is sent.
     pub parked: bool,
+    /// The other tuples on which the datapath hears ordinary segments, with their numbers.
+    pub lingering: Vec<(ReqNo, Tuple)>,
     /// The kernel's socket.
     pub tcp_state: TcpState,
 }
@@ -167,6 +169,7 @@ impl Machine {
             confirmed: true,
             known: ReqNo::UNMOVED,
             parked: false,
+            lingering: Vec::new(),
             tcp_state: TcpState::Established,
         };
         Self::adopt(role, adopted, policy, Timestamp::START)
@@ -185,12 +188,11 @@ impl Machine {
             ambiguous: false,
         });
         // What the peer has committed through the datapath, it knows, also when nobody was there to write it down.
-        let peers = adopted.committed.role() == Some(role.peer());
-        let known = if peers {
-            adopted.known.max(adopted.committed)
-        } else {
-            adopted.known
-        };
+        let numbers = adopted.lingering.iter().map(|&(req_no, _)| req_no).chain([adopted.committed]);
+        let peers = numbers.filter(|number| number.role() == Some(role.peer())).max();
+        let known = adopted.known.max(peers.unwrap_or(ReqNo::UNMOVED));
+        let until = now + policy.linger;
+        let lingering = adopted.lingering.into_iter();
         Self {
             role,
             policy,
@@ -213,7 +215,7 @@ impl Machine {
             },
             attempts: Vec::new(),
             answered: Vec::new(),
-            lingering: Vec::new(),
+            lingering: lingering.map(|(req_no, tuple)| Lingering { req_no, tuple, until }).collect(),
             give_up: adopted.parked.then(|| now + policy.mig_wait),
             time_wait_ends: (adopted.tcp_state == TcpState::TimeWait).then(|| now + policy.linger),
             held_reset: None,
