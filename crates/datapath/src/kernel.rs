@@ -478,7 +478,7 @@ impl Datapath for KernelDatapath {
 }
 
 /// In the order of `enum counter` in intf.h.
-const COUNTERS: [&str; 19] = [
+pub(crate) const COUNTERS: [&str; 19] = [
     "offered",
     "permitted",
     "parked",

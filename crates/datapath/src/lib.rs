@@ -9,7 +9,7 @@
 //! for tests without privileges.
 pub mod attach;
 pub mod event;
-// FAKE
+pub mod fake;
 pub mod interface;
 pub mod kernel;
 pub mod parking;

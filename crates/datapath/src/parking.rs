@@ -162,7 +162,7 @@ impl Parking {
 
     /// Keeps an address that the host has lost: the rule first, so that nothing leaks.
     pub async fn retire(&self, address: IpAddr) -> Result<(), ParkingError> {
-        self.add_rule(self.from_rule(address)).await?;
+        self.add_rule(self.rule_for(address)).await?;
         let prefix = if address.is_ipv4() { 32 } else { 128 };
         let mut request = self.handle.address().add(self.ifindex, address, prefix);
         if address.is_ipv6() {
@@ -185,7 +185,7 @@ impl Parking {
                 gone.map_err(netlink(format!("cannot let go of the address {address}")))?;
             }
         }
-        let _ = self.handle.rule().del(self.from_rule(address)).execute().await;
+        let _ = self.handle.rule().del(self.rule_for(address)).execute().await;
         Ok(())
     }
 
@@ -202,7 +202,7 @@ impl Parking {
         found
     }
 
-    fn from_rule(&self, address: IpAddr) -> RuleMessage {
+    fn rule_for(&self, address: IpAddr) -> RuleMessage {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let mut rule = rule_message(family, self.options.rule_priority + 2, self.options.table);
         rule.header.src_len = if address.is_ipv4() { 32 } else { 128 };
