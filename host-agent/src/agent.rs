@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
-use datapath::{Datapath, Path, Source, TcpState as SocketState};
+use datapath::{ArrivalState, Datapath, Path, Source, TcpState as SocketState};
 use migration::{Event, Policy, TcpSnapshot, TcpState, Timestamp, step};
 use wire::keys::{ConnectionKeys, Role};
 use wire::request::RequestType;
@@ -122,6 +122,15 @@ impl<D: Datapath> Agent<D> {
                 confirmed: arrival.is_none_or(|arrival| !arrival.confirm),
                 known: session.req_committed,
                 parked: wire.as_ref().is_some_and(|wire| wire.path.ifindex == 0),
+                lingering: arrivals
+                    .iter()
+                    .filter(|(tuple, arrival)| {
+                        arrival.identity == identity
+                            && *tuple != on_wire
+                            && matches!(arrival.state, ArrivalState::Committed | ArrivalState::Linger)
+                    })
+                    .map(|(tuple, arrival)| (arrival.req_no, *tuple))
+                    .collect(),
                 tcp_state: tcp.map_or(TcpState::Closed, |tcp| machine_state(tcp.tcp_state)),
             };
             let mut managed = Managed::adopt(identity, &session, adopted, self.policy, now);
