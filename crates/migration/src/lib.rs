@@ -4,6 +4,7 @@
 
 mod action;
 mod attempt;
+mod display;
 mod event;
 mod policy;
 mod state;

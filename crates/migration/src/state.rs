@@ -188,7 +188,11 @@ impl Machine {
             ambiguous: false,
         });
         // What the peer has committed through the datapath, it knows, also when nobody was there to write it down.
-        let numbers = adopted.lingering.iter().map(|&(req_no, _)| req_no).chain([adopted.committed]);
+        let numbers = adopted
+            .lingering
+            .iter()
+            .map(|&(req_no, _)| req_no)
+            .chain([adopted.committed]);
         let peers = numbers.filter(|number| number.role() == Some(role.peer())).max();
         let known = adopted.known.max(peers.unwrap_or(ReqNo::UNMOVED));
         let until = now + policy.linger;
@@ -215,7 +219,9 @@ impl Machine {
             },
             attempts: Vec::new(),
             answered: Vec::new(),
-            lingering: lingering.map(|(req_no, tuple)| Lingering { req_no, tuple, until }).collect(),
+            lingering: lingering
+                .map(|(req_no, tuple)| Lingering { req_no, tuple, until })
+                .collect(),
             give_up: adopted.parked.then(|| now + policy.mig_wait),
             time_wait_ends: (adopted.tcp_state == TcpState::TimeWait).then(|| now + policy.linger),
             held_reset: None,

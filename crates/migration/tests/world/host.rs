@@ -377,7 +377,12 @@ impl Host {
             confirmed: self.datapath.told || self.datapath.committed.role() == Some(self.role.peer()),
             known: self.stored_known,
             parked: self.datapath.parked,
-            lingering: self.datapath.heard.iter().map(|(&tuple, &req_no)| (req_no, tuple)).collect(),
+            lingering: self
+                .datapath
+                .heard
+                .iter()
+                .map(|(&tuple, &req_no)| (req_no, tuple))
+                .collect(),
             tcp_state: self.kernel.tcp,
         };
         self.machine = Machine::adopt(self.role, adopted, self.policy, now);
