@@ -136,7 +136,7 @@ struct Cable {
 
 impl Cable {
     fn run(&mut self) {
-        be_punctual();
+        be_punctual(&self.shape);
         let mut buffer = vec![0; LARGEST];
         loop {
             if !self.take_orders() {
@@ -269,6 +269,7 @@ impl Cable {
             Order::Shape(shape) => {
                 self.shape = shape;
                 self.fit_offloads()?;
+                be_punctual(&shape);
             }
             Order::Blackhole(None) => self.swallowed = [true; 2],
             Order::Blackhole(Some(end)) => self.swallowed[end] = true,
@@ -311,12 +312,15 @@ impl Cable {
 
 /// Timers of this thread fire when they are due, and ahead of programs that compute: a late cable would look like
 /// a slow network.
-fn be_punctual() {
+///
+/// A link that promises times goes ahead of one that only carries: the latter may be busy all the time.
+fn be_punctual(shape: &Shape) {
     let _ = nix::sys::prctl::set_timerslack(1);
-    let lowest = libc::sched_param { sched_priority: 1 };
+    let promises = shape.rate.is_some() || !shape.delay.is_zero();
+    let priority = libc::sched_param { sched_priority: 1 + libc::c_int::from(promises) };
     // SAFETY: thread 0 is the calling one; the parameter outlives the call.
     unsafe {
-        if libc::sched_setscheduler(0, libc::SCHED_RR, &raw const lowest) != 0 {
+        if libc::sched_setscheduler(0, libc::SCHED_RR, &raw const priority) != 0 {
             libc::setpriority(libc::PRIO_PROCESS, 0, -15);
         }
     }

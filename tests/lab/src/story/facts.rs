@@ -1,5 +1,6 @@
 //! Asking for what is on no board: agents' lists, counters of NAPTs and links.
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use super::judge::Facts;
 use super::run::Stage;
@@ -26,7 +27,10 @@ impl<'a> Gathered<'a> {
         match &condition.subject {
             Subject::Program(_) => {}
             Subject::Agent { host, list } => {
-                gathered.agent = Some(stage.agents.ask(&host.text, *list));
+                gathered.agent = Some(stage.agents.ask(&host.text, *list).map(|mut entries| {
+                    entries.iter_mut().for_each(|entry| name_path(stage, &host.text, entry));
+                    entries
+                }));
                 gathered.announced = false;
             }
             Subject::Run => gathered.announced = false,
@@ -73,5 +77,20 @@ impl Facts for Gathered<'_> {
 
     fn rst(&self, host: &str) -> u64 {
         self.stage.network.resets(host)
+    }
+}
+
+/// Gives a connection the field `path`: the link whose address it has on the wire now.
+fn name_path(stage: &Stage, host: &str, entry: &mut serde_json::Value) {
+    let local = entry.get("wire_local").and_then(|local| local.as_str()?.parse::<SocketAddr>().ok());
+    let Some(local) = local else { return };
+    let scenario = &stage.network.scenario;
+    let mut links = scenario.links_of(host);
+    let link = links.find(|(link, end)| {
+        let addresses = &stage.network.links[&link.name.text].addresses[*end];
+        addresses.iter().any(|prefix| prefix.address == local.ip())
+    });
+    if let (Some((link, _)), Some(fields)) = (link, entry.as_object_mut()) {
+        fields.insert("path".to_owned(), link.name.text.clone().into());
     }
 }
