@@ -18,7 +18,7 @@ use wire::Endpoint;
 /// Generous for a loaded machine; no test that passes waits for it.
 pub const LIMIT: Duration = Duration::from_secs(20);
 /// For tests whose peer says nothing: they wait exactly this long.
-pub const SHORT: Duration = Duration::from_millis(400);
+pub const SHORT: Duration = Duration::from_secs(1);
 
 pub const DAY: Duration = Duration::from_secs(24 * 3600);
 
