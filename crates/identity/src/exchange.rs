@@ -4,6 +4,9 @@
 //! server that cannot read it. Both return a confirmed [`Pair`] and the [`Channel`] it was agreed on, or the one
 //! reason why not; all of it within one limit of time.
 //!
+//! Set TCP_NODELAY on a TCP stream first, at the dialer above all: its Hello follows its last TLS flight at once, and
+//! Nagle's algorithm would hold it back for the other's delayed acknowledgement (44 ms instead of 0.6 ms on loopback).
+//!
 //! The order of confirming: the dialer sends its Confirm once it has checked the Welcome; the acceptor may use the
 //! epoch when that has arrived, and confirms in turn; the dialer uses it when *that* has arrived. A dialer whose last
 //! message is lost gets an error and dials again: the acceptor's number is then higher, so that both agree anew.

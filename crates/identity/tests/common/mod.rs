@@ -105,7 +105,10 @@ pub async fn sockets() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (dialer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-    (dialer.unwrap(), accepted.unwrap().0)
+    let (dialer, acceptor) = (dialer.unwrap(), accepted.unwrap().0);
+    dialer.set_nodelay(true).unwrap();
+    acceptor.set_nodelay(true).unwrap();
+    (dialer, acceptor)
 }
 
 pub fn seen(stream: &TcpStream) -> Option<Endpoint> {
