@@ -223,6 +223,8 @@ impl<D: Datapath> Agent<D> {
         }
         let ifindex = self.path(identity, wire.local).ifindex;
         let window = tcp.window_field();
+        // What we would echo is as old as the outage, and would pass for the round-trip time: echo nothing.
+        let tcp = TcpState { timestamps: tcp.timestamps.map(|(value, _)| (value, 0)), ..tcp };
         let ack = Segment::pure_ack(wire, tcp.snd_nxt, tcp.rcv_nxt, window, tcp.timestamps);
         self.emit_by(&ack, ifindex);
         let frames = self.head_of_line(identity, wire, &tcp);
@@ -254,29 +256,23 @@ impl<D: Datapath> Agent<D> {
         }
     }
 
-    /// The cached segment at SND.UNA; else the last one that was parked, whose arrival makes the peer say what
-    /// is missing. Whole, in as many pieces as the path needs: the kernel takes a segment that is acknowledged in
-    /// part for one still in flight, and waits.
+    /// The cached segment at SND.UNA, and the last one that was parked, whose arrival makes the peer say what is
+    /// missing in between. Whole, in as many pieces as the path needs: the kernel takes a segment that is
+    /// acknowledged in part for one still in flight, and waits.
     fn head_of_line(&self, identity: Tuple, wire: Tuple, tcp: &TcpState) -> Vec<Vec<u8>> {
         if tcp.packets_out == 0 {
             return Vec::new();
         }
         let heads = self.datapath.heads(&identity);
         let in_flight = |seq: u32| seq.wrapping_sub(tcp.snd_una) < tcp.snd_nxt.wrapping_sub(tcp.snd_una);
-        let kept = heads
-            .head
-            .filter(|frame| frame.seq == tcp.snd_una)
-            .or_else(|| heads.last.filter(|frame| in_flight(frame.seq)));
-        let mtu = self.network.mtu(self.path(identity, wire.local).ifindex).unwrap_or(1500);
-        let cut = kept.map(|frame| wire::frame::cut_frame(&frame.bytes, wire, mtu as usize));
-        match cut {
-            Some(Ok(packets)) => packets,
-            Some(Err(error)) => {
-                tracing::debug!(%error, "the cached segment cannot be sent");
-                Vec::new()
-            }
-            None => Vec::new(),
-        }
+        let head = heads.head.filter(|frame| frame.seq == tcp.snd_una);
+        let last = heads.last.filter(|frame| in_flight(frame.seq));
+        let mtu = self.network.mtu(self.path(identity, wire.local).ifindex).unwrap_or(1500) as usize;
+        head.into_iter()
+            .chain(last)
+            .filter_map(|frame| wire::frame::cut_frame(&frame.bytes, wire, mtu, tcp.timestamps).ok())
+            .flatten()
+            .collect()
     }
 
     fn query(&mut self, identity: Tuple) {

@@ -72,6 +72,10 @@ pub struct Agent<D> {
     /// To be carried out.
     pub effects: Vec<Effect>,
     alarms: BTreeSet<(Timestamp, Tuple)>,
+    /// Connections the data path has to do more for than know their keys.
+    active: HashSet<Tuple>,
+    /// How many connections know each of our addresses as theirs.
+    holders: HashMap<IpAddr, usize>,
     load: (u32, u32),
     walk: bool,
 }
@@ -91,6 +95,8 @@ impl<D: Datapath> Agent<D> {
             timeline: Timeline::default(),
             effects: Vec::new(),
             alarms: BTreeSet::new(),
+            active: HashSet::new(),
+            holders: HashMap::new(),
             load: (0, 0),
             walk: false,
         }
@@ -139,9 +145,10 @@ impl<D: Datapath> Agent<D> {
                 arrivals.iter().filter(|(_, arrival)| arrival.identity == identity).map(|(t, a)| (*t, a.req_no)),
             );
             managed.tuples.keys().for_each(|tuple| self.ports.note(tuple.local));
-            self.sessions.insert(identity, managed);
-            self.settle(identity);
+            self.hold(managed);
         }
+        let adopted: Vec<Tuple> = self.sessions.keys().copied().collect();
+        adopted.iter().for_each(|identity| self.settle(*identity));
         let known: HashSet<Tuple> = self.sessions.keys().copied().collect();
         let fresh: Vec<Tuple> =
             self.datapath.connections().into_iter().map(|(t, _)| t).filter(|t| !known.contains(t)).collect();
@@ -178,8 +185,7 @@ impl<D: Datapath> Agent<D> {
             })
             .map(|managed| managed.identity)
             .collect();
-        let kept = self.sessions.keys().any(|identity| identity.local.address == address);
-        if kept {
+        if self.holders.contains_key(&address) {
             self.write(|datapath| datapath.put_source(address, Source { ifindex: 0, usable: false }));
             if self.retired.insert(address) {
                 self.effects.push(Effect::Retire(address));
@@ -428,7 +434,7 @@ impl<D: Datapath> Agent<D> {
             return;
         }
         let managed = Managed::new(identity, connection.role, isns, candidates, self.policy);
-        self.sessions.insert(identity, managed);
+        self.hold(managed);
         self.timeline.count("enrolled");
         self.settle(identity);
     }
@@ -449,6 +455,9 @@ impl<D: Datapath> Agent<D> {
                 break;
             }
             self.alarms.pop_first();
+            if let Some(managed) = self.sessions.get_mut(&identity) {
+                managed.alarm = None;
+            }
             self.advance(identity, Event::TimerFired, now);
         }
         self.walk_if_due();
@@ -565,14 +574,27 @@ impl<D: Datapath> Agent<D> {
             tracing::error!(%error, "a connection cannot be stored; it would not survive a move");
         }
         let next = managed.machine.next_alarm().map(|(at, _)| at);
-        self.alarms.retain(|(_, of)| *of != identity);
-        self.alarms.extend(next.map(|at| (at, identity)));
+        let before = std::mem::replace(&mut managed.alarm, next);
+        let active = managed.is_active();
+        if before != next {
+            before.map(|at| self.alarms.remove(&(at, identity)));
+            self.alarms.extend(next.map(|at| (at, identity)));
+        }
+        if active { self.active.insert(identity) } else { self.active.remove(&identity) };
         self.update_load();
     }
 
+    /// Takes a connection up.
+    fn hold(&mut self, managed: Managed) {
+        *self.holders.entry(managed.identity.local.address).or_default() += 1;
+        if managed.is_active() {
+            self.active.insert(managed.identity);
+        }
+        self.sessions.insert(managed.identity, managed);
+    }
+
     fn update_load(&mut self) {
-        let active = self.sessions.values().filter(|managed| managed.is_active()).count();
-        let load = (self.sessions.len() as u32, active as u32);
+        let load = (self.sessions.len() as u32, self.active.len() as u32);
         if load != self.load {
             self.load = load;
             self.write(|datapath| datapath.set_load(load.0, load.1));
@@ -608,7 +630,8 @@ impl<D: Datapath> Agent<D> {
             }
         }
         self.datapath.remove_session(&identity);
-        self.alarms.retain(|(_, of)| *of != identity);
+        managed.alarm.map(|at| self.alarms.remove(&(at, identity)));
+        self.active.remove(&identity);
         self.update_load();
     }
 
@@ -627,8 +650,13 @@ impl<D: Datapath> Agent<D> {
         self.datapath.remove_wire(&identity);
         self.datapath.remove_heads(&identity);
         let address = identity.local.address;
-        let needed = self.sessions.values().any(|other| !other.released && other.identity.local.address == address);
-        if !needed && self.retired.remove(&address) {
+        let left = self.holders.get(&address).map_or(0, |count| count.saturating_sub(1));
+        if left > 0 {
+            self.holders.insert(address, left);
+            return;
+        }
+        self.holders.remove(&address);
+        if self.retired.remove(&address) {
             if self.network.device_of(address).is_none() {
                 self.datapath.remove_source(address);
             }

@@ -69,6 +69,8 @@ pub struct Managed {
     pub last_outage: Option<Duration>,
     /// The reset that is held back: its tuple and numbers.
     pub held_reset: Option<HeldReset>,
+    /// When its machine wants to be woken.
+    pub alarm: Option<Timestamp>,
     /// Everything but its keys is released.
     pub released: bool,
 }
@@ -141,6 +143,7 @@ impl Managed {
             last_resumption: None,
             last_outage: None,
             held_reset: None,
+            alarm: None,
             released: false,
         }
     }

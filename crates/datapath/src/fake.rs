@@ -172,6 +172,17 @@ impl FakeDatapath {
         left
     }
 
+    /// Empties the maps, as a reboot does.
+    pub fn forget_everything(&mut self) {
+        self.connections.clear();
+        self.sessions.clear();
+        self.tokens.clear();
+        self.wires.clear();
+        self.arrivals.clear();
+        self.heads.clear();
+        self.peers.clear();
+    }
+
     /// Sessions that exist and how many of them are moved or parked, as the agent said last.
     pub fn load(&self) -> (u32, u32) {
         self.load

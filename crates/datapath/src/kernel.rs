@@ -126,6 +126,9 @@ impl KernelDatapath {
         let open = builder.open(object).map_err(load)?;
         let skeleton = open.load().map_err(load)?;
 
+        // What an earlier agent's connections need goes on without a gap.
+        let before: raw::config =
+            find(&skeleton.maps.agent_config, &0u32.to_ne_bytes()).unwrap_or_else(Plain::zeroed);
         let config = raw::config {
             netns_cookie: netns_cookie().map_err(|error| kernel("cannot identify the network namespace", error))?,
             heartbeat_ns: monotonic_ns(),
@@ -134,8 +137,8 @@ impl KernelDatapath {
             agent_mark: options.agent_mark,
             parking_ifindex: options.parking_ifindex,
             offer_all: u32::from(options.offer_all),
-            sessions: 0,
-            moved: 0,
+            sessions: before.sessions,
+            moved: before.moved,
             agent_port: options.agent_port,
             parking_mac: options.parking_mac,
         };
@@ -175,8 +178,6 @@ impl KernelDatapath {
             config,
             adopted,
         };
-        let load = (datapath.sessions().len() as u32, datapath.skeleton.maps.wires.keys().count() as u32);
-        datapath.set_load(load.0, load.1).map_err(|error| kernel("cannot write the configuration", error))?;
         datapath.teach_listeners().map_err(|error| kernel("cannot walk the listeners", error))?;
         Ok(datapath)
     }

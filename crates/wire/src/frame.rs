@@ -10,6 +10,7 @@ use std::ops::Range;
 use pnet::packet::MutablePacket;
 
 use crate::flags::Flags;
+use crate::option::Options;
 use crate::ip::{self, Captured, IpFields, Unreadable};
 use crate::segment::EmitError;
 use crate::tuple::Tuple;
@@ -49,16 +50,23 @@ pub fn rewrite_frame(
     if kept == 0 && length > 0 {
         return Err(FrameError::NoRoom);
     }
-    piece(&frame, wire, 0..kept)
+    piece(&frame, wire, 0..kept, None)
 }
 
 /// The whole frame under another tuple, in as many packets as an MTU of `mtu` bytes needs.
 ///
-/// Otherwise as [`rewrite_frame`]. The sequence number of each piece counts on from the one before.
+/// Otherwise as [`rewrite_frame`]. The sequence number of each piece counts on from the one before. A timestamps
+/// option is given the values of `timestamps` (TSval, TSecr): the frame is as old as the outage, and what the peer
+/// echoes of it would be taken for the round-trip time.
 ///
 /// # Errors
 /// See [`FrameError`].
-pub fn cut_frame(ip_packet: &[u8], wire: Tuple, mtu: usize) -> Result<Vec<Vec<u8>>, FrameError> {
+pub fn cut_frame(
+    ip_packet: &[u8],
+    wire: Tuple,
+    mtu: usize,
+    timestamps: Option<(u32, u32)>,
+) -> Result<Vec<Vec<u8>>, FrameError> {
     let frame = ip::read_leniently(ip_packet)?;
     let length = frame.tcp.payload().len();
     let headers = frame.tcp.header_slice().len() + if wire.is_ipv4() { 20 } else { 40 };
@@ -66,12 +74,21 @@ pub fn cut_frame(ip_packet: &[u8], wire: Tuple, mtu: usize) -> Result<Vec<Vec<u8
     if room == 0 {
         return Err(FrameError::NoRoom);
     }
-    (0..length.max(1)).step_by(room).map(|start| piece(&frame, wire, start..length.min(start + room))).collect()
+    (0..length.max(1)).step_by(room).map(|start| piece(&frame, wire, start..length.min(start + room), timestamps)).collect()
 }
 
 /// A part of the frame's data behind the frame's own header.
-fn piece(frame: &Captured<'_>, wire: Tuple, part: Range<usize>) -> Result<Vec<u8>, FrameError> {
-    let (header, payload) = (frame.tcp.header_slice(), frame.tcp.payload());
+fn piece(
+    frame: &Captured<'_>,
+    wire: Tuple,
+    part: Range<usize>,
+    timestamps: Option<(u32, u32)>,
+) -> Result<Vec<u8>, FrameError> {
+    let payload = frame.tcp.payload();
+    let mut header = frame.tcp.header_slice().to_vec();
+    if let Some(timestamps) = timestamps {
+        renew(&mut header, timestamps);
+    }
     let flags = Flags(header[13]);
     let flags = match frame.whole && part.end == payload.len() {
         true => flags,
@@ -84,7 +101,7 @@ fn piece(frame: &Captured<'_>, wire: Tuple, part: Range<usize>) -> Result<Vec<u8
     };
     let seq = frame.tcp.sequence_number().wrapping_add(part.start as u32);
     let packet = ip.packet(header.len() + part.len(), |tcp| {
-        tcp.packet_mut()[..header.len()].copy_from_slice(header);
+        tcp.packet_mut()[..header.len()].copy_from_slice(&header);
         tcp.set_source(wire.local.port);
         tcp.set_destination(wire.remote.port);
         tcp.set_sequence(seq);
@@ -92,4 +109,20 @@ fn piece(frame: &Captured<'_>, wire: Tuple, part: Range<usize>) -> Result<Vec<u8
         tcp.set_payload(&payload[part]);
     })?;
     Ok(packet)
+}
+
+/// Overwrites the values of a timestamps option (RFC 7323), if the header has one.
+fn renew(header: &mut [u8], (value, echo): (u32, u32)) {
+    const TIMESTAMPS: u8 = 8;
+    const LENGTH: usize = 10;
+    let old = Options::of(&header[20..])
+        .filter_map(Result::ok)
+        .find(|option| option.kind() == TIMESTAMPS && option.bytes().len() == LENGTH)
+        .map(|option| option.bytes().to_vec());
+    let place = old.and_then(|old| header[20..].windows(LENGTH).position(|bytes| bytes == old));
+    if let Some(place) = place {
+        let values = &mut header[20 + place + 2..20 + place + LENGTH];
+        values[..4].copy_from_slice(&value.to_be_bytes());
+        values[4..].copy_from_slice(&echo.to_be_bytes());
+    }
 }

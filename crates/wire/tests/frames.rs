@@ -232,7 +232,7 @@ fn a_frame_that_does_not_fit_leaves_in_pieces_that_join_without_a_gap() {
     let mut segment = Segment::pure_ack(tuple, 0xffff_fff0, 7, 500, Some((1, 2)));
     segment.payload = (0..1448u32).map(|byte| byte as u8).collect();
     let packet = segment.emit().unwrap();
-    let pieces = wire::frame::cut_frame(&packet, tuple, 600).unwrap();
+    let pieces = wire::frame::cut_frame(&packet, tuple, 600, None).unwrap();
     assert_eq!(pieces.len(), 3);
     let mut joined = Vec::new();
     for piece in &pieces {
@@ -242,5 +242,7 @@ fn a_frame_that_does_not_fit_leaves_in_pieces_that_join_without_a_gap() {
         joined.extend(piece.payload);
     }
     assert_eq!(joined, segment.payload);
-    assert_eq!(wire::frame::cut_frame(&packet, tuple, 1500).unwrap(), [packet]);
+    assert_eq!(wire::frame::cut_frame(&packet, tuple, 1500, None).unwrap(), [packet.clone()]);
+    let renewed = wire::frame::cut_frame(&packet, tuple, 1500, Some((77, 0))).unwrap();
+    assert_eq!(Segment::parse(&renewed[0]).unwrap(), Segment { timestamps: Some((77, 0)), ..segment });
 }

@@ -60,7 +60,6 @@ struct tcp_sock {
 	u32 mss_cache;
 	u8 tcp_usec_ts : 1;
 	u32 write_seq;
-	u64 tcp_mstamp;
 	u32 rcv_nxt;
 	u32 snd_nxt;
 	u32 snd_una;

@@ -159,7 +159,8 @@ static __always_inline void read_state(struct __sk_buff *skb, struct request *r)
 		out->packets_out = tp->packets_out;
 		out->probes_out = tp->inet_conn.icsk_probes_out;
 		out->backoff = tp->inet_conn.icsk_backoff;
-		clock = tp->tcp_mstamp;
+		/* A little behind the socket's own clock: a value ahead of it would poison the peer's memory. */
+		clock = bpf_ktime_get_ns() / 1000 - 1000;
 		if (!BPF_CORE_READ_BITFIELD(tp, tcp_usec_ts))
 			clock /= 1000;
 		out->timestamp_value = (u32)clock + tp->tsoffset;

@@ -108,7 +108,8 @@ impl FakeDatapath {
         let Some(socket) = self.sockets.get_mut(&identity) else {
             return;
         };
-        if known && socket.tcp.probes_out > 0 && !socket.suspect {
+        let probe = socket.tcp.probes_out > 0 && segment.seq == socket.tcp.snd_una.wrapping_sub(1);
+        if known && probe && !socket.suspect {
             socket.suspect = true;
             self.tell(Event::Suspect { identity });
         }
