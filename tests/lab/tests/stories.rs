@@ -198,7 +198,7 @@ b serve
      wire  record syn 1 as=s1
      a     echo b count=1 as=heard -> exit=0 within=5
      wire  drop rst all
-     wire  replay s1
+     wire  replay s1 bit=40
      wire  drop syn 2..3
      a     echo b count=1 as=other -> exit=0 within=5
 "

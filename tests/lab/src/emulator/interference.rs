@@ -3,9 +3,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::segment::{Packet, flip};
+use super::segment::{self, Packet};
 use super::tap::OFFLOAD_HEADER;
-use crate::language::ast::{Deed, Interference, Segments};
+use crate::language::ast::{Deed, Flip, Interference, Segments};
 
 /// Frames recorded by name, shared by all links: the last one of each name, with its offload header.
 #[derive(Clone, Default)]
@@ -45,6 +45,14 @@ struct Standing {
     end: Option<usize>,
     deed: Deed,
     met: u64,
+}
+
+/// Flips one bit of a frame with offload header; false if it has no such bit.
+pub fn flip(frame: &mut [u8], change: Flip) -> bool {
+    complete_checksum(frame);
+    let bare = &mut frame[OFFLOAD_HEADER..];
+    let tcp = Packet::read(bare).and_then(|packet| packet.tcp);
+    tcp.is_some_and(|tcp| segment::flip(bare, &tcp, change))
 }
 
 /// A kernel leaves the checksum to the card and says so in the offload header; nothing is checked then on the way.
@@ -145,17 +153,8 @@ impl Orders {
                     treatment.copies += 1;
                     treatment.said.push(format!("duplicated {said}"));
                 }
-                Deed::Flip {
-                    bit,
-                    in_option,
-                    stale,
-                } => {
-                    complete_checksum(frame);
-                    let tcp = packet.and_then(|packet| packet.tcp);
-                    let done = tcp.is_some_and(|tcp| {
-                        flip(&mut frame[OFFLOAD_HEADER..], &tcp, *bit, *in_option, *stale)
-                    });
-                    let what = if done {
+                Deed::Flip(change) => {
+                    let what = if flip(frame, *change) {
                         "flipped a bit of"
                     } else {
                         "has no such bit:"

@@ -317,7 +317,9 @@ impl Cable {
 fn be_punctual(shape: &Shape) {
     let _ = nix::sys::prctl::set_timerslack(1);
     let promises = shape.rate.is_some() || !shape.delay.is_zero();
-    let priority = libc::sched_param { sched_priority: 1 + libc::c_int::from(promises) };
+    let priority = libc::sched_param {
+        sched_priority: 1 + libc::c_int::from(promises),
+    };
     // SAFETY: thread 0 is the calling one; the parameter outlives the call.
     unsafe {
         if libc::sched_setscheduler(0, libc::SCHED_RR, &raw const priority) != 0 {

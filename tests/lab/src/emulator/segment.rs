@@ -1,7 +1,7 @@
 //! What a frame carries, as far as the lab cares. Total over all bytes: whatever cannot be read is `None`.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::language::ast::Segments;
+use crate::language::ast::{Flip, Segments};
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -154,7 +154,12 @@ fn migrate(options: &[u8], base: usize) -> Option<Migrate> {
 
 /// Flips one bit of the frame and, unless `stale`, repairs the TCP checksum so that only a check of the content
 /// can find it. False if there is no such bit.
-pub fn flip(frame: &mut [u8], tcp: &Tcp, bit: u32, in_option: bool, stale: bool) -> bool {
+pub fn flip(frame: &mut [u8], tcp: &Tcp, change: Flip) -> bool {
+    let Flip {
+        bit,
+        in_option,
+        stale,
+    } = change;
     let (start, length) = match (in_option, tcp.migrate) {
         (true, Some(option)) => (option.at, option.length),
         (true, None) => return false,

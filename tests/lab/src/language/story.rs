@@ -192,9 +192,11 @@ fn link_change(verb: &str, words: &mut Words) -> Result<LinkChange, Diagnostic> 
         "heal" => Ok(LinkChange::Heal),
         "replay" => {
             let recording = words.name("the name of a recording")?;
+            let options = LinkOptions::read(verb, words)?;
             Ok(LinkChange::Replay {
                 recording,
-                from: from(words)?,
+                flip: options.flip(),
+                from: options.from,
             })
         }
         _ => interference(verb, words).map(LinkChange::Interfere),
@@ -205,74 +207,92 @@ fn link_change(verb: &str, words: &mut Words) -> Result<LinkChange, Diagnostic> 
 fn interference(verb: &str, words: &mut Words) -> Result<Interference, Diagnostic> {
     let segments = segments(words)?;
     let (first, last) = ordinals(words)?;
-    let (mut from, mut by, mut bit, mut in_option, mut stale, mut name) =
-        (None, None, None, false, false, None);
-    while let Some(pair) = words.peek_pair().cloned() {
-        let wrong = |expected: &str| {
-            Diagnostic::new(
-                pair.value_place,
-                format!("`{}` is not a value for {}", pair.value, pair.key),
-            )
-            .expecting(expected)
-        };
-        match (pair.key.as_str(), verb) {
-            ("from", _) => {
-                from = Some(Name {
-                    text: pair.value.clone(),
-                    place: pair.value_place,
-                })
-            }
-            ("by", "delay") => by = Some(units::duration(&pair.value).ok_or_else(|| wrong("a duration"))?),
-            ("bit", "flip") => {
-                let found = units::whole(&pair.value).filter(|bit| *bit < 480);
-                bit = Some(found.ok_or_else(|| wrong("a bit, 0 to 479"))? as u32);
-            }
-            ("in", "flip") => {
-                in_option = match pair.value.as_str() {
-                    "option" => true,
-                    "tcp" => false,
-                    _ => return Err(wrong("`tcp` or `option`")),
-                }
-            }
-            ("checksum", "flip") => {
-                stale = match pair.value.as_str() {
-                    "stale" => true,
-                    "good" => false,
-                    _ => return Err(wrong("`good` or `stale`")),
-                }
-            }
-            ("as", "record") => {
-                name = Some(Name {
-                    text: pair.value.clone(),
-                    place: pair.value_place,
-                })
-            }
-            _ => {
-                return Err(words.refuse(format!(
-                    "what `{verb}` knows: from=, by= (delay), bit= in= checksum= (flip), as= (record)"
-                )));
-            }
-        }
-        words.skip();
-    }
+    let options = LinkOptions::read(verb, words)?;
+    let missing = |what: &str| words.refuse(format!("`{what}`"));
     let deed = match verb {
         "drop" => Deed::Drop,
         "duplicate" => Deed::Duplicate,
-        "delay" => Deed::Delay(by.ok_or_else(|| words.refuse("`by=DURATION`"))?),
-        "flip" => Deed::Flip {
-            bit: bit.ok_or_else(|| words.refuse("`bit=N`"))?,
-            in_option,
-            stale,
-        },
-        _ => Deed::Record(name.ok_or_else(|| words.refuse("`as=NAME`"))?),
+        "delay" => Deed::Delay(options.by.ok_or_else(|| missing("by=DURATION"))?),
+        "flip" => Deed::Flip(options.flip().ok_or_else(|| missing("bit=N"))?),
+        _ => Deed::Record(options.name.clone().ok_or_else(|| missing("as=NAME"))?),
     };
     Ok(Interference {
         segments,
         first,
         last,
-        from,
+        from: options.from,
         deed,
     })
+}
+
+/// What may follow an event on a link.
+#[derive(Default)]
+struct LinkOptions {
+    from: Option<Name>,
+    by: Option<Duration>,
+    bit: Option<u32>,
+    in_option: bool,
+    stale: bool,
+    name: Option<Name>,
+}
+
+impl LinkOptions {
+    fn read(verb: &str, words: &mut Words) -> Result<LinkOptions, Diagnostic> {
+        let mut options = LinkOptions::default();
+        while let Some(pair) = words.peek_pair().cloned() {
+            let wrong = |expected: &str| {
+                Diagnostic::new(
+                    pair.value_place,
+                    format!("`{}` is not a value for {}", pair.value, pair.key),
+                )
+                .expecting(expected)
+            };
+            let name = || Name {
+                text: pair.value.clone(),
+                place: pair.value_place,
+            };
+            match (pair.key.as_str(), verb) {
+                ("from", _) => options.from = Some(name()),
+                ("by", "delay") => {
+                    options.by = Some(units::duration(&pair.value).ok_or_else(|| wrong("a duration"))?);
+                }
+                ("bit", "flip" | "replay") => {
+                    let found = units::whole(&pair.value).filter(|bit| *bit < 480);
+                    options.bit = Some(found.ok_or_else(|| wrong("a bit, 0 to 479"))? as u32);
+                }
+                ("in", "flip" | "replay") => {
+                    options.in_option = match pair.value.as_str() {
+                        "option" => true,
+                        "tcp" => false,
+                        _ => return Err(wrong("`tcp` or `option`")),
+                    }
+                }
+                ("checksum", "flip" | "replay") => {
+                    options.stale = match pair.value.as_str() {
+                        "stale" => true,
+                        "good" => false,
+                        _ => return Err(wrong("`good` or `stale`")),
+                    }
+                }
+                ("as", "record") => options.name = Some(name()),
+                _ => {
+                    return Err(words.refuse(format!(
+                        "what `{verb}` knows: from=, by= (delay), bit= in= checksum= (flip, replay), as= (record)"
+                    )));
+                }
+            }
+            words.skip();
+        }
+        Ok(options)
+    }
+
+    fn flip(&self) -> Option<Flip> {
+        self.bit.map(|bit| Flip {
+            bit,
+            in_option: self.in_option,
+            stale: self.stale,
+        })
+    }
 }
 
 fn segments(words: &mut Words) -> Result<Segments, Diagnostic> {

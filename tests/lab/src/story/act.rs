@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::run::Stage;
 use super::start::LISTENING;
-use crate::emulator::Order;
+use crate::emulator::{Order, interference};
 use crate::language::ast::*;
 use crate::network::{napt, plan};
 
@@ -73,9 +73,18 @@ impl Stage {
                 let order = Order::Interfere(interference.clone(), end(&interference.from));
                 self.network.live(link)?.order(link, order)
             }
-            LinkChange::Replay { recording, from } => {
+            LinkChange::Replay {
+                recording,
+                from,
+                flip,
+            } => {
                 let recorded = self.network.recordings.get(&recording.text);
-                let recorded = recorded.ok_or_else(|| format!("nothing was recorded as {recording}"))?;
+                let mut recorded = recorded.ok_or_else(|| format!("nothing was recorded as {recording}"))?;
+                if let Some(change) = flip
+                    && !interference::flip(&mut recorded.frame, *change)
+                {
+                    return Err(format!("{recording} has no bit {}", change.bit));
+                }
                 let end = end(from)
                     .or((recorded.link == link).then_some(recorded.end))
                     .unwrap_or_default();

@@ -28,7 +28,9 @@ impl<'a> Gathered<'a> {
             Subject::Program(_) => {}
             Subject::Agent { host, list } => {
                 gathered.agent = Some(stage.agents.ask(&host.text, *list).map(|mut entries| {
-                    entries.iter_mut().for_each(|entry| name_path(stage, &host.text, entry));
+                    entries
+                        .iter_mut()
+                        .for_each(|entry| name_path(stage, &host.text, entry));
                     entries
                 }));
                 gathered.announced = false;
@@ -82,7 +84,9 @@ impl Facts for Gathered<'_> {
 
 /// Gives a connection the field `path`: the link whose address it has on the wire now.
 fn name_path(stage: &Stage, host: &str, entry: &mut serde_json::Value) {
-    let local = entry.get("wire_local").and_then(|local| local.as_str()?.parse::<SocketAddr>().ok());
+    let local = entry
+        .get("wire_local")
+        .and_then(|local| local.as_str()?.parse::<SocketAddr>().ok());
     let Some(local) = local else { return };
     let scenario = &stage.network.scenario;
     let mut links = scenario.links_of(host);

@@ -207,10 +207,28 @@ fn failures(program: &ProgramState) -> u64 {
 /// Whether a text has a place where the pattern fits; `^` and `$` stand for the ends of lines.
 pub fn matches(pattern: &str, text: &str) -> bool {
     let regex = regex::RegexBuilder::new(pattern).multi_line(true).build();
-    // A program on a terminal ends its lines with a carriage return as well.
-    regex.is_ok_and(|regex| {
-        regex.is_match(text) || (text.contains('\r') && regex.is_match(&text.replace('\r', "")))
-    })
+    regex.is_ok_and(|regex| regex.is_match(text) || regex.is_match(&without_terminal(text)))
+}
+
+/// What a person would read on a terminal: without escape sequences, and a carriage return begins a line.
+fn without_terminal(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '\u{1b}' => match rest.next() {
+                // A command: parameters, then a letter.
+                Some('[') => drop(rest.find(|c| ('@'..='~').contains(c))),
+                // A title, up to the bell or the string terminator.
+                Some(']') => drop(rest.find(|c| matches!(c, '\u{7}' | '\\'))),
+                _ => {}
+            },
+            '\r' if rest.peek() == Some(&'\n') => {}
+            '\r' => plain.push('\n'),
+            c => plain.push(c),
+        }
+    }
+    plain
 }
 
 pub fn compare(measured: f64, sign: Sign, value: f64) -> bool {
@@ -265,5 +283,18 @@ fn field(entry: &serde_json::Value, key: &str, sign: Sign, value: &str) -> bool 
         (Sign::Equal, ..) => text.eq_ignore_ascii_case(value),
         (Sign::NotEqual, ..) => !text.eq_ignore_ascii_case(value),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn output_of_a_terminal_reads_as_on_a_terminal() {
+        let output = "\u{1b}[?2004hroot@b:~# echo x\r\n\u{1b}[?2004l\rbefore-42 77\r\n\u{1b}]0;title\u{7}";
+        assert!(matches("^before-42 [0-9]+$", output));
+        assert!(!matches("^fore", output));
+        assert!(matches("\\r", output), "the raw text matches as well");
     }
 }

@@ -61,9 +61,11 @@ pub enum LinkChange {
     Heal,
     Shape(ShapeChange),
     Interfere(Interference),
+    /// A recorded segment is sent once more, with one bit flipped if asked.
     Replay {
         recording: Name,
         from: Option<Name>,
+        flip: Option<Flip>,
     },
 }
 
@@ -83,14 +85,17 @@ pub enum Deed {
     Drop,
     Delay(Duration),
     Duplicate,
-    /// Flips one bit of the TCP header, counted from its first, or of the Migrate option; the checksum is
-    /// repaired unless `stale`.
-    Flip {
-        bit: u32,
-        in_option: bool,
-        stale: bool,
-    },
+    Flip(Flip),
     Record(Name),
+}
+
+/// One bit of the TCP header, counted from its first, or of the Migrate option. The checksum is repaired unless
+/// `stale`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flip {
+    pub bit: u32,
+    pub in_option: bool,
+    pub stale: bool,
 }
 
 /// Which segments are meant.
