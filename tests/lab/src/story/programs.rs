@@ -198,6 +198,7 @@ fn settle(readers: &[std::thread::JoinHandle<()>]) {
 fn farewell(program: &ProgramState) -> String {
     let report = &program.report;
     let mut said = match program.exit {
+        Some(0) if program.killed => "stopped".to_owned(),
         _ if program.killed => "killed".to_owned(),
         Some(0) if program.is_done() => "done".to_owned(),
         Some(code) => format!("ended with exit={code}"),
