@@ -55,7 +55,7 @@ impl<D: Datapath> Agent<D> {
             }
             Action::RaiseTimeouts => self.raise(identity),
             Action::RestoreTimeouts => self.restore_later(identity),
-            Action::MarkSuspect => self.ask_for_walk(),
+            Action::MarkSuspect => self.watch(identity),
             Action::AskPeerAboutReset => self.query(identity),
             Action::DeliverReset => self.deliver_reset(identity),
             Action::DropReset => {
@@ -111,7 +111,7 @@ impl<D: Datapath> Agent<D> {
         let committed = self.datapath.arrival(&tuple).is_some_and(|arrival| {
             arrival.req_no == req_no && arrival.state == ArrivalState::Committed && arrival.identity == identity
         });
-        if committed && state == ArrivalState::Answered {
+        if committed && matches!(state, ArrivalState::Answered | ArrivalState::Attempted) {
             return;
         }
         let arrival = Arrival {
@@ -124,6 +124,15 @@ impl<D: Datapath> Agent<D> {
             confirm: state == ArrivalState::Committed,
         };
         self.write(|datapath| datapath.put_arrival(&tuple, &arrival));
+    }
+
+    /// Whatever made it suspect: the tick looks whether it goes on.
+    fn watch(&mut self, identity: Tuple) {
+        let tcp = self.datapath.read_tcp(&identity).ok().flatten();
+        if let Some(managed) = self.sessions.get_mut(&identity) {
+            managed.suspected_at = managed.suspected_at.or(tcp);
+        }
+        self.ask_for_walk();
     }
 
     fn commit(&mut self, identity: Tuple, req_no: ReqNo, wire: Tuple) {

@@ -111,13 +111,10 @@ impl<D: Datapath> Agent<D> {
     pub fn adopt(&mut self, retired: impl IntoIterator<Item = IpAddr>, now: Timestamp) {
         self.retired.extend(retired);
         let arrivals = self.datapath.arrivals();
+        let mut dead = Vec::new();
         for (identity, session) in self.datapath.sessions() {
             let wire = self.datapath.wire(&identity);
             let tcp = self.datapath.read_tcp(&identity).ok().flatten();
-            if tcp.is_none() && wire.is_none() {
-                self.datapath.remove_session(&identity);
-                continue;
-            }
             let committed = wire.as_ref().map_or(wire::ReqNo::UNMOVED, |wire| wire.req_no);
             let on_wire = wire.as_ref().map_or(identity, |wire| wire.wire);
             let arrival = self.datapath.arrival(&on_wire);
@@ -139,7 +136,14 @@ impl<D: Datapath> Agent<D> {
                     .collect(),
                 tcp_state: tcp.map_or(TcpState::Closed, |tcp| machine_state(tcp.tcp_state)),
             };
+            if tcp.is_none() {
+                dead.push(identity);
+            }
             let mut managed = Managed::adopt(identity, &session, adopted, self.policy, now);
+            // Of older numbers some tokens may still be known: they are taken back when this one is settled.
+            let in_force = [managed.machine.known(), committed];
+            let older = session.req_stored.0.saturating_sub(64)..=session.req_stored.0;
+            managed.tokens.extend(older.map(wire::ReqNo).filter(|number| !in_force.contains(number)));
             managed.paths.extend(wire.map(|wire| (wire.wire.local, wire.path)));
             managed.tuples.extend(
                 arrivals.iter().filter(|(_, arrival)| arrival.identity == identity).map(|(t, a)| (*t, a.req_no)),
@@ -149,10 +153,16 @@ impl<D: Datapath> Agent<D> {
         }
         let adopted: Vec<Tuple> = self.sessions.keys().copied().collect();
         adopted.iter().for_each(|identity| self.settle(*identity));
+        // What ended while nobody looked is released as if it had just ended.
+        let ended = Event::LocalClose { tcp_state: TcpState::Closed, reset: false };
+        dead.into_iter().for_each(|identity| self.advance(identity, ended.clone(), now));
         let known: HashSet<Tuple> = self.sessions.keys().copied().collect();
         let fresh: Vec<Tuple> =
             self.datapath.connections().into_iter().map(|(t, _)| t).filter(|t| !known.contains(t)).collect();
         fresh.into_iter().for_each(|identity| self.opened(identity));
+        let unneeded: Vec<IpAddr> =
+            self.retired.iter().copied().filter(|address| !self.holders.contains_key(address)).collect();
+        unneeded.into_iter().for_each(|address| self.let_go(address));
         if !self.sessions.is_empty() {
             let count = self.sessions.len();
             self.timeline.note("", "adopted", format!("{count} connections of an earlier agent"));
@@ -179,9 +189,12 @@ impl<D: Datapath> Agent<D> {
             .sessions
             .values()
             .filter(|managed| {
+                let machine = &managed.machine;
                 !managed.released
-                    && (managed.machine.wire().local.address == address
-                        || managed.machine.attempts().iter().any(|attempt| attempt.from.address == address))
+                    && (machine.wire().local.address == address
+                        || machine.attempts().iter().any(|attempt| attempt.from.address == address)
+                        || machine.answered().iter().any(|answered| answered.tuple.local.address == address)
+                        || machine.lingering().iter().any(|lingering| lingering.tuple.local.address == address))
             })
             .map(|managed| managed.identity)
             .collect();
@@ -215,18 +228,19 @@ impl<D: Datapath> Agent<D> {
         self.effects.push(Effect::FindWaysOut);
     }
 
-    /// The connections that need an endpoint to send an MSYN from: parked, with no attempt from a usable address.
+    /// The connections that need an endpoint to send an MSYN from: parked, with no attempt from a usable address. One
+    /// that has ended needs one to say so.
     pub fn in_need(&self) -> Vec<Tuple> {
+        let usable = |address| self.network.device_of(address).is_some();
         self.sessions
             .values()
             .filter(|managed| {
                 !managed.released
                     && managed.machine.is_parked()
-                    && !managed
-                        .machine
-                        .attempts()
-                        .iter()
-                        .any(|attempt| self.network.device_of(attempt.from.address).is_some())
+                    && !match managed.machine.state() {
+                        migration::State::Closed => managed.paths.keys().any(|from| usable(from.address)),
+                        _ => managed.machine.attempts().iter().any(|attempt| usable(attempt.from.address)),
+                    }
             })
             .map(|managed| managed.identity)
             .collect()
@@ -234,9 +248,13 @@ impl<D: Datapath> Agent<D> {
 
     /// Starts an attempt from a way out that was found, at `peer` or where the peer was last.
     pub fn try_way_out(&mut self, identity: Tuple, way: WayOut, peer: Option<Endpoint>, now: Timestamp) {
-        let Some(managed) = self.sessions.get_mut(&identity) else { return };
-        let Ok(Some(tcp)) = self.datapath.read_tcp(&identity) else {
-            return;
+        let Some(managed) = self.sessions.get_mut(&identity).filter(|managed| !managed.released) else { return };
+        let ended = managed.machine.state() == migration::State::Closed;
+        let tcp = match self.datapath.read_tcp(&identity) {
+            Ok(Some(tcp)) => tcp,
+            // No socket has numbers any more, and what is left to say needs none.
+            Ok(None) if ended => SocketState::default(),
+            Ok(None) | Err(_) => return,
         };
         let Some(local) = self.ports.take(way.source) else {
             tracing::error!("every wire port is in use; widen `wire_ports`");
@@ -254,6 +272,12 @@ impl<D: Datapath> Agent<D> {
             }
         };
         self.advance(identity, event, now);
+        let Some(managed) = self.sessions.get_mut(&identity) else { return };
+        let used = managed.machine.attempts().iter().any(|attempt| attempt.from == local);
+        if !used && !ended && managed.paths.remove(&local).is_some() {
+            // It was refused.
+            self.ports.give_back(local);
+        }
     }
 
     /// What the data path saw.
@@ -437,6 +461,10 @@ impl<D: Datapath> Agent<D> {
         self.hold(managed);
         self.timeline.count("enrolled");
         self.settle(identity);
+        if self.datapath.connection(&identity).is_none() {
+            // It closed meanwhile, and nobody would tell.
+            self.bury(identity);
+        }
     }
 
     /// The side that opened a connection dials at once; the other one only when nothing comes.
@@ -566,11 +594,13 @@ impl<D: Datapath> Agent<D> {
                 let stored =
                     self.datapath.put_token(set.token(number), &identity, set.incoming(managed.role), index as u32);
                 if let Err(error) = stored {
+                    self.timeline.count("datapath_error");
                     tracing::error!(%error, "a connection's token cannot be stored; it may not resume");
                 }
             }
         }
         if let Err(error) = self.datapath.put_session(&identity, &managed.session()) {
+            self.timeline.count("datapath_error");
             tracing::error!(%error, "a connection cannot be stored; it would not survive a move");
         }
         let next = managed.machine.next_alarm().map(|(at, _)| at);
@@ -643,9 +673,10 @@ impl<D: Datapath> Agent<D> {
         }
         for tuple in std::mem::take(&mut managed.tuples).into_keys() {
             self.datapath.remove_arrival(&tuple);
-            if tuple.local != identity.local {
-                self.ports.give_back(tuple.local);
-            }
+            managed.paths.entry(tuple.local).or_default();
+        }
+        for local in std::mem::take(&mut managed.paths).into_keys().filter(|local| *local != identity.local) {
+            self.ports.give_back(local);
         }
         self.datapath.remove_wire(&identity);
         self.datapath.remove_heads(&identity);
@@ -656,6 +687,11 @@ impl<D: Datapath> Agent<D> {
             return;
         }
         self.holders.remove(&address);
+        self.let_go(address);
+    }
+
+    /// No connection needs a kept address any more.
+    fn let_go(&mut self, address: IpAddr) {
         if self.retired.remove(&address) {
             if self.network.device_of(address).is_none() {
                 self.datapath.remove_source(address);
