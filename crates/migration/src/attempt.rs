@@ -106,6 +106,8 @@ pub(crate) struct Mover {
     /// When the next is due; none once the peer was heard on the new tuple, or when we cannot send on it.
     pub(crate) due: Option<Timestamp>,
     /// Whether the peer was heard on the new tuple.
+    pub(crate) heard: bool,
+    /// Whether the peer counts as being on it too.
     pub(crate) confirmed: bool,
     /// Whether the peer may have used this very tuple under another number: then hearing it there does not
     /// prove that it knows this one.

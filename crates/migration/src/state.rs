@@ -4,10 +4,11 @@
 //! socket is with closing, whether our own attempts are under way, which attempts of the peer are answered, and
 //! whether the peer seems silent. [`Machine::state`] names what a person wants to see first.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use wire::{ReqNo, Role, Tuple};
+use wire::{Endpoint, ReqNo, Role, Tuple};
 
 use crate::action::Why;
 use crate::attempt::{Answered, Attempt, Lingering, Mover};
@@ -143,15 +144,21 @@ pub struct Machine {
     pub(crate) known: ReqNo,
     /// The highest number of which the peer has shown that it knows this.
     pub(crate) known_to_peer: ReqNo,
+    /// The numbers whose tokens the peer may use.
+    pub(crate) tokens: BTreeSet<ReqNo>,
     pub(crate) parked: bool,
     pub(crate) suspect: bool,
     pub(crate) raised: bool,
     pub(crate) keys: bool,
     /// Addresses that were lost and have not come back.
     pub(crate) lost: Vec<IpAddr>,
+    /// Where a command has last said that the peer is; nothing once a commit shows it.
+    pub(crate) hint: Option<Endpoint>,
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) answered: Vec<Answered>,
     pub(crate) lingering: Vec<Lingering>,
+    /// Local endpoints on which MSYNs were answered, the latest last.
+    pub(crate) answered_at: Vec<Endpoint>,
     pub(crate) give_up: Option<Timestamp>,
     /// When a socket in TimeWait counts as gone.
     pub(crate) time_wait_ends: Option<Timestamp>,
@@ -184,8 +191,10 @@ impl Machine {
             words: None,
             tries: policy.migrate_ack_tries,
             due: (!adopted.parked).then(|| now + policy.msyn_rto_max),
+            heard: false,
             confirmed: false,
-            ambiguous: false,
+            // Whether the peer was answered on this tuple is not written down anywhere.
+            ambiguous: true,
         });
         // What the peer has committed through the datapath, it knows, also when nobody was there to write it down.
         let numbers = adopted
@@ -195,6 +204,8 @@ impl Machine {
             .chain([adopted.committed]);
         let peers = numbers.filter(|number| number.role() == Some(role.peer())).max();
         let known = adopted.known.max(peers.unwrap_or(ReqNo::UNMOVED));
+        let lingers = adopted.lingering.iter().map(|&(req_no, _)| req_no);
+        let tokens = lingers.chain([adopted.committed, known]).collect();
         let until = now + policy.linger;
         let lingering = adopted.lingering.into_iter();
         Self {
@@ -208,6 +219,7 @@ impl Machine {
             peer_seen: adopted.highest_seen,
             known,
             known_to_peer: ReqNo::UNMOVED,
+            tokens,
             parked: adopted.parked,
             suspect: false,
             raised: adopted.parked,
@@ -217,8 +229,10 @@ impl Machine {
             } else {
                 Vec::new()
             },
+            hint: None,
             attempts: Vec::new(),
             answered: Vec::new(),
+            answered_at: Vec::new(),
             lingering: lingering
                 .map(|(req_no, tuple)| Lingering { req_no, tuple, until })
                 .collect(),
@@ -227,6 +241,13 @@ impl Machine {
             held_reset: None,
             ending: None,
         }
+    }
+
+    /// Says of which numbers the datapath still knows the tokens: a peer that was not confirmed for long may use
+    /// an old one. Without it only those that linger and the two that matter here are known.
+    pub fn with_tokens(mut self, numbers: impl IntoIterator<Item = ReqNo>) -> Self {
+        self.tokens = numbers.into_iter().chain([self.known, self.committed]).collect();
+        self
     }
 
     /// What the connection is in the middle of.
@@ -312,6 +333,12 @@ impl Machine {
     /// The number whose token a segment of ours carries: both ends have committed it.
     pub fn known(&self) -> ReqNo {
         self.known
+    }
+
+    /// The numbers whose tokens the peer may use: from the highest that it has shown to know up to the committed
+    /// one. A token outside this set need not be heard; one inside it must be.
+    pub fn tokens(&self) -> impl Iterator<Item = ReqNo> + '_ {
+        self.tokens.iter().copied()
     }
 
     /// The kernel's socket.

@@ -1,10 +1,12 @@
 //! One event, one step.
 //!
-//! The rooms follow a connection's life: [`moving`] (our attempts), [`answering`] (the peer's), [`watching`]
-//! (silence and patience), [`reset`] (whose RST is it), [`closing`] (the end and what is left of it).
+//! The rooms follow a connection's life: [`moving`] (our attempts), [`answering`] (the peer's), [`confirming`] (one
+//! of ours is answered), [`watching`] (silence and patience), [`reset`] (whose RST is it), [`closing`] (the end and
+//! what is left of it).
 
 mod answering;
 mod closing;
+mod confirming;
 mod moving;
 mod reset;
 mod watching;
@@ -64,10 +66,13 @@ impl Turn {
             Event::AddressLost { local } => self.address_lost(local),
             Event::AddressUsable {
                 local,
-                candidates,
+                mut candidates,
                 tcp,
                 random,
             } => {
+                if !candidates.is_empty() {
+                    candidates.extend(self.m.hint);
+                }
                 self.begin(local, candidates, tcp, random);
             }
             Event::MigrateCommand {
@@ -75,7 +80,10 @@ impl Turn {
                 peer,
                 tcp,
                 random,
-            } => self.begin(local, vec![peer], tcp, random),
+            } => {
+                self.m.hint = Some(peer);
+                self.begin(local, vec![peer], tcp, random);
+            }
             Event::MsynHeard {
                 from,
                 to,
@@ -171,6 +179,8 @@ impl Turn {
         let (old_no, old) = (self.m.committed, self.m.wire);
         self.m.committed = req_no;
         self.m.wire = tuple;
+        self.m.hint = None;
+        self.m.tokens.insert(req_no);
         self.m.lingering.retain(|lingering| lingering.tuple != tuple);
         if old != tuple {
             self.linger(old_no, old);
@@ -210,6 +220,7 @@ impl Turn {
     fn peer_knows(&mut self, req_no: ReqNo) {
         if req_no > self.m.known_to_peer {
             self.m.known_to_peer = req_no;
+            self.m.tokens.retain(|&number| number >= req_no);
             self.out.push(Action::RetireTokens { below: req_no });
         }
     }

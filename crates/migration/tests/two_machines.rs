@@ -19,6 +19,7 @@ enum Deed {
     Attach(usize, Where),
     Detach(usize),
     Command(usize),
+    Simultaneous,
     Reboot(usize),
     Deliver(u8),
     DeliverAll,
@@ -72,6 +73,7 @@ impl ReferenceStateMachine for Story {
             5 => (host.clone(), place).prop_map(|(h, to)| Deed::Attach(h, to)),
             5 => host.clone().prop_map(Deed::Detach),
             4 => host.clone().prop_map(Deed::Command),
+            2 => Just(Deed::Simultaneous),
             2 => (0..4usize).prop_map(Deed::Reboot),
             24 => any::<u8>().prop_map(Deed::Deliver),
             6 => Just(Deed::DeliverAll),
@@ -148,6 +150,7 @@ impl StateMachineTest for Pair {
             Deed::Attach(h, to) => world.attach(h, to),
             Deed::Detach(h) => world.detach(h),
             Deed::Command(h) => world.command(h),
+            Deed::Simultaneous => world.simultaneous(),
             Deed::Reboot(napt) => world.net.reboot(napt),
             Deed::Deliver(which) => {
                 if let Some(index) = pick(world.net.in_flight.len(), which) {
@@ -205,6 +208,17 @@ impl StateMachineTest for Pair {
                 world.attach(h, Where::Public);
             }
         }
+        world.settle_in();
+        let alone = world.can_help_itself();
+        world.server = false;
+        let rest = world.run_good(Duration::from_secs(120));
+        world.check();
+        assert!(
+            rest != Rest::Apart || !alone || last_ack_lost(&world),
+            "an end that can reach its peer does not find it alone\n{}",
+            world.picture()
+        );
+        world.server = true;
         let rest = world.run_good(Duration::from_secs(300));
         world.check();
         let reachable = (0..2).any(|h| world.destination(h).is_some());

@@ -7,6 +7,9 @@ use crate::action::{Action, Refusal};
 use crate::attempt::{Answered, Lingering};
 use crate::event::TcpSnapshot;
 
+/// Local endpoints remembered for having answered on them.
+const ANSWERED_AT_MOST: usize = 16;
+
 impl Turn {
     pub(super) fn msyn_heard(
         &mut self,
@@ -23,7 +26,7 @@ impl Turn {
             return self.refuse(Refusal::OwnNumber { req_no });
         }
         self.hear_token_of(token_of);
-        if req_no < self.m.committed || req_no == self.m.committed {
+        if req_no <= self.m.committed {
             return self.refuse(Refusal::NotGreater {
                 req_no,
                 committed: self.m.committed,
@@ -67,6 +70,7 @@ impl Turn {
             }
             None => {}
         }
+        self.note_shared(tuple);
         self.m.peer_seen = self.m.peer_seen.max(req_no);
         if req_no > self.m.seen {
             self.m.seen = req_no;
@@ -90,6 +94,18 @@ impl Turn {
             ack,
         });
         self.send_msyn_ack(answered, token_of);
+    }
+
+    /// From now on the peer may use this tuple under its own number, whatever becomes of the answer.
+    fn note_shared(&mut self, tuple: Tuple) {
+        if let Some(mover) = self.m.mover.as_mut().filter(|_| tuple == self.m.wire) {
+            mover.ambiguous = true;
+        }
+        self.m.answered_at.retain(|&known| known != tuple.local);
+        if self.m.answered_at.len() >= ANSWERED_AT_MOST {
+            self.m.answered_at.remove(0);
+        }
+        self.m.answered_at.push(tuple.local);
     }
 
     fn send_msyn_ack(&mut self, answered: Answered, token_of: ReqNo) {
@@ -118,6 +134,9 @@ impl Turn {
             .retain(|answered| answered.req_no != req_no || answered.tuple != wire);
         self.both_know(req_no);
         if req_no < self.m.committed {
+            if req_no >= self.m.known_to_peer {
+                self.m.tokens.insert(req_no);
+            }
             // Crossed attempts: the peer has moved to its own before it learns of ours. It is heard until then.
             let heard =
                 wire == self.m.wire || self.m.lingering.iter().any(|lingering| lingering.tuple == wire);

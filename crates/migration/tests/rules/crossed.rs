@@ -192,10 +192,16 @@ fn hearing_the_peer_on_a_tuple_with_two_numbers_does_not_raise_the_token() {
     };
     bench.tell(crossing);
     bench.tell(msyn_ack(2, NEW, 1_000));
-    let actions = bench.tell(Event::PeerSegmentOn { req_no: ReqNo(2) }).clone();
+    let heard = bench.tell(Event::PeerSegmentOn { req_no: ReqNo(2) });
+    assert_eq!(count(heard, "Confirmed"), 0);
+    let actions = bench.wait(Duration::from_secs(15));
     assert_eq!(
-        (count(&actions, "Confirmed"), count(&actions, "RetireTokens")),
-        (1, 0)
+        (count(&actions, "SendMigrateAck"), count(&actions, "Confirmed")),
+        (5, 1)
+    );
+    assert_eq!(
+        (count(&actions, "AskForEndpoint"), count(&actions, "RetireTokens")),
+        (0, 0)
     );
     assert_eq!(bench.machine.known(), ReqNo::UNMOVED);
 }
@@ -225,4 +231,53 @@ fn an_adopted_mover_that_was_not_confirmed_begins_anew() {
         unreachable!()
     };
     assert_eq!(*req_no, ReqNo(4));
+}
+
+#[test]
+fn an_adopted_machine_knows_what_the_peer_committed_while_nobody_looked_and_forgets_what_lingers() {
+    let lingering = migration::Tuple::new(
+        crate::fixtures::at("10.0.0.1:4000"),
+        crate::fixtures::at("10.8.8.8:81"),
+    );
+    let adopted = Adopted {
+        committed: ReqNo(4),
+        highest_seen: ReqNo(4),
+        wire: migration::Tuple::new(crate::fixtures::at(NEW), identity().remote),
+        confirmed: true,
+        known: ReqNo::UNMOVED,
+        parked: false,
+        lingering: vec![(ReqNo(3), lingering)],
+        tcp_state: TcpState::Established,
+    };
+    let now = migration::Timestamp::from_millis(10_000);
+    let mut bench = Bench::new(Machine::adopt(Role::Initiator, adopted, Policy::default(), now));
+    assert_eq!(bench.machine.known(), ReqNo(3), "the peer was the mover of 3");
+    assert_eq!(bench.machine.tokens().collect::<Vec<_>>(), [ReqNo(3), ReqNo(4)]);
+    assert_eq!(count(&bench.wait(Duration::from_secs(61)), "Forget"), 1);
+}
+
+#[test]
+fn the_tokens_a_peer_may_use_are_heard_until_it_shows_that_it_knows_more() {
+    let tokens = |bench: &Bench| bench.machine.tokens().map(|number| number.0).collect::<Vec<_>>();
+    let mut bench = Bench::unconfirmed();
+    assert_eq!(tokens(&bench), [0, 2]);
+    bench.tell(Event::PeerSegmentOn { req_no: ReqNo(2) });
+    assert_eq!(tokens(&bench), [2]);
+}
+
+#[test]
+fn a_destination_by_command_is_tried_again_from_the_next_address() {
+    let peer = crate::fixtures::at("10.8.8.8:81");
+    let command = Event::MigrateCommand {
+        local: crate::fixtures::at(NEW),
+        peer,
+        tcp: crate::fixtures::TCP,
+        random: 1,
+    };
+    let mut bench = Bench::start().after(command).after(crate::fixtures::lost(NEW));
+    bench.tell(usable("10.0.2.1:4003"));
+    assert_eq!(
+        bench.machine.attempts()[0].destinations(),
+        [identity().remote, peer]
+    );
 }

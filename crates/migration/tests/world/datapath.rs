@@ -104,7 +104,7 @@ impl Datapath {
                 token_of,
                 seq,
                 rcv_nxt,
-            } => known(token_of).then(|| Event::MsynHeard {
+            } => known(token_of).then_some(Event::MsynHeard {
                 from,
                 to,
                 req_no,

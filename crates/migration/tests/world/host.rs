@@ -33,6 +33,11 @@ pub enum Notice {
         place: Place,
         candidates: Option<Vec<Endpoint>>,
     },
+    /// A destination for the peer with an agreed port, for a simultaneous attempt.
+    Exactly {
+        local: Endpoint,
+        peer: Endpoint,
+    },
     /// A destination for the peer.
     Command {
         place: Place,
@@ -130,6 +135,12 @@ impl Host {
                     random,
                 })
             }
+            Notice::Exactly { local, peer } => self.place_of(local).map(|_| Event::MigrateCommand {
+                local,
+                peer,
+                tcp,
+                random,
+            }),
             Notice::Command { place, peer } => self.places.contains(&place).then(|| Event::MigrateCommand {
                 local: Endpoint::new(place.address(), net.fresh_port()),
                 peer,
@@ -385,7 +396,8 @@ impl Host {
                 .collect(),
             tcp_state: self.kernel.tcp,
         };
-        self.machine = Machine::adopt(self.role, adopted, self.policy, now);
+        let tokens = self.datapath.tokens.clone();
+        self.machine = Machine::adopt(self.role, adopted, self.policy, now).with_tokens(tokens);
         self.alarm = self.machine.next_alarm().map(|(at, _)| at);
         self.datapath.answers.clear();
         self.datapath.captures.clear();

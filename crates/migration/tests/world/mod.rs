@@ -20,6 +20,8 @@ pub struct World {
     pub hosts: [Host; 2],
     pub net: Network,
     pub now: Timestamp,
+    /// Whether there is a mobility server that tells one end where the other is.
+    pub server: bool,
     next_address: u16,
 }
 
@@ -57,6 +59,7 @@ impl World {
             ],
             net,
             now: Timestamp::from_millis(1_000),
+            server: true,
             next_address: 0,
         }
     }
@@ -120,6 +123,47 @@ impl World {
         if let Some(&place) = self.hosts[h].places.last() {
             self.hosts[h].notices.push_back(Notice::Command { place, peer });
         }
+    }
+
+    /// Both are told to send to each other on one tuple at the same time.
+    pub fn simultaneous(&mut self) {
+        let ports = [self.net.fresh_port(), self.net.fresh_port()];
+        let public = |h: usize| self.hosts[h].places.iter().rev().find(|place| place.is_public());
+        let (Some(first), Some(second)) = (public(0), public(1)) else {
+            return;
+        };
+        let ends = [
+            Endpoint::new(first.address(), ports[0]),
+            Endpoint::new(second.address(), ports[1]),
+        ];
+        for h in 0..2 {
+            self.hosts[h].notices.push_back(Notice::Exactly {
+                local: ends[h],
+                peer: ends[1 - h],
+            });
+        }
+    }
+
+    /// Whether one end can repair the connection alone: its attempts, or the tuple it has committed and the peer
+    /// has not, lead to where the peer is.
+    pub fn can_help_itself(&self) -> bool {
+        let leads = |h: usize, local: Endpoint, remote: Endpoint| {
+            let there = |place: &Place| *place == Place::Public(remote.address);
+            self.hosts[h].place_of(local).is_some() && self.hosts[1 - h].places.iter().any(there)
+        };
+        (0..2).any(|h| {
+            let (mine, theirs) = (&self.hosts[h].machine, &self.hosts[1 - h].machine);
+            let ahead = mine.committed() > theirs.committed() && !mine.is_confirmed();
+            let repairs = |attempt: &migration::Attempt| {
+                mine.is_parked()
+                    && attempt
+                        .destinations()
+                        .iter()
+                        .any(|&remote| leads(h, attempt.from, remote))
+            };
+            let tries = mine.attempts().iter().any(repairs);
+            (ahead && leads(h, mine.wire().local, mine.wire().remote)) || tries
+        })
     }
 
     /// The segment reaches whoever owns its destination.
@@ -285,6 +329,13 @@ impl World {
                 "the peer does not know the token that the {:?} uses",
                 host.role
             );
+            let mut tokens = host.machine.tokens();
+            assert!(
+                tokens.all(|token| host.datapath.tokens.contains(&token)),
+                "a token is not heard"
+            );
+            let heard = host.machine.tokens().any(|token| token == other.machine.known());
+            assert!(heard, "the machine would not hear the token that its peer uses");
             assert_eq!(
                 host.datapath.committed,
                 host.machine.committed(),
@@ -303,11 +354,9 @@ impl World {
             let (mine, theirs) = (host.machine.committed(), other.machine.committed());
             if mine > theirs {
                 assert_eq!(mine.role(), Some(host.role), "only a mover can be ahead");
-                let same = host.machine.is_confirmed();
-                assert!(
-                    !same || host.datapath.wire.remote == other.datapath.wire.local,
-                    "ahead and content"
-                );
+                let content = host.machine.is_confirmed() && other.machine.is_confirmed();
+                let same = host.datapath.wire.remote == other.datapath.wire.local;
+                assert!(!content || same, "two wire tuples, and nobody sees it");
             }
         }
     }

@@ -23,9 +23,7 @@ pub enum Rest {
 impl World {
     /// Runs with a good network until both ends rest, or until `patience` has passed.
     pub fn run_good(&mut self, patience: Duration) -> Rest {
-        self.net.strangers = false;
-        self.drain_all();
-        self.heartbeats();
+        self.settle_in();
         let end = self.now + patience;
         for h in 0..2 {
             self.write(h);
@@ -51,6 +49,15 @@ impl World {
         }
         self.drain_all();
         self.rest()
+    }
+
+    /// What is in flight arrives, the drivers learn what they can learn without the network's help.
+    pub fn settle_in(&mut self) {
+        self.net.strangers = false;
+        self.deliver_all();
+        self.drain_all();
+        self.heartbeats();
+        self.drain_all();
     }
 
     /// Everything in flight arrives now, in order; nothing new is waited for.
@@ -159,6 +166,9 @@ impl World {
     fn serve(&mut self) {
         if !self.same_wire() {
             self.probe_idle_ends();
+        }
+        if !self.server {
+            return;
         }
         let waits = |h: usize| {
             let state = self.hosts[h].machine.state();
