@@ -5,8 +5,7 @@ use std::io::Read;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use support::{Story, remains};
 
 /// Programs that do not want to end, a NAPT, emulated and plain links.
@@ -75,15 +74,16 @@ fn a_run_that_is_interrupted_leaves_nothing() {
         let story = Story::new(&format!("{STORY}+600 rr kill\n"));
         let mut runner = story.start();
         let run = running(runner.id());
-        kill(Pid::from_raw(runner.id() as i32), signal).unwrap();
+        runner.signal(signal);
         let mut verdict = String::new();
         runner
+            .0
             .stdout
             .take()
             .unwrap()
             .read_to_string(&mut verdict)
             .unwrap();
-        assert_eq!(runner.wait().unwrap().code(), Some(1));
+        assert_eq!(runner.0.wait().unwrap().code(), Some(1));
         assert!(verdict.contains(&format!("interrupted by {signal}")), "{verdict}");
         assert_eq!(remains(&run), [] as [String; 0], "left behind");
     }
@@ -94,8 +94,7 @@ fn what_a_killed_runner_leaves_is_swept_and_what_others_hold_is_not() {
     let story = Story::new(&format!("{STORY}+600 rr kill\n"));
     let (mut victim, mut other) = (story.start(), story.start());
     let (run, others) = (running(victim.id()), running(other.id()));
-    victim.kill().unwrap();
-    victim.wait().unwrap();
+    victim.dies();
     assert!(
         remains(&run)
             .iter()
@@ -117,8 +116,8 @@ fn what_a_killed_runner_leaves_is_swept_and_what_others_hold_is_not() {
         !remains(&others).is_empty(),
         "the sweep took what a living runner holds"
     );
-    kill(Pid::from_raw(other.id() as i32), Signal::SIGTERM).unwrap();
-    other.wait().unwrap();
+    other.signal(Signal::SIGTERM);
+    other.0.wait().unwrap();
     assert_eq!(remains(&others), [] as [String; 0]);
 }
 
@@ -127,8 +126,7 @@ fn the_next_run_sweeps_first() {
     let story = Story::new(&format!("{STORY}+600 rr kill\n"));
     let mut victim = story.start();
     let run = running(victim.id());
-    victim.kill().unwrap();
-    victim.wait().unwrap();
+    victim.dies();
     Story::new("host a\n+0 a exec true\n").run().passes();
     wait_for("the sweep", || remains(&run).is_empty());
 }
@@ -147,4 +145,29 @@ fn runs_side_by_side_do_not_meet() {
             .collect();
         assert_eq!(names.len(), 4);
     });
+}
+
+#[test]
+fn what_lost_its_note_is_swept_too() {
+    // As if somebody had removed the note of a run that died.
+    let story = Story::new(&format!("{STORY}+600 rr kill\n"));
+    let mut victim = story.start();
+    let run = running(victim.id());
+    let note = lab::machine::Claim::all()
+        .into_iter()
+        .find(|claim| claim.name() == run)
+        .unwrap()
+        .note();
+    victim.dies();
+    let _ = std::fs::remove_file(note);
+    let output = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .arg("sweep")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    wait_for("the sweep", || remains(&run).is_empty());
 }

@@ -59,6 +59,19 @@ impl Claim {
         }
     }
 
+    /// What a run of this name would hold, when its note is lost; `None` if a note exists after all.
+    pub fn without_note(id: &str) -> Option<Claim> {
+        let name = format!("{PREFIX}{id}");
+        let claim = Claim {
+            id: id.to_owned(),
+            pid: 0,
+            started: 0,
+            directory: std::env::temp_dir().join(&name),
+            cgroup: cgroup::mount().ok()?.join(&name),
+        };
+        (!claim.note().exists()).then_some(claim)
+    }
+
     /// Writes the note under its name in one step; false if the name is taken.
     fn write_note(&self) -> Result<bool, MachineError> {
         let note = self.note();

@@ -1,17 +1,44 @@
 //! Returning to the machine what a run held.
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use super::claim::PREFIX;
 use super::{Claim, MachineError, cgroup, netns};
 
 /// Returns what runs held whose runner is gone; yields their names.
 pub fn dead_runs() -> Result<Vec<String>, MachineError> {
     let mut swept = Vec::new();
-    for claim in Claim::all().into_iter().filter(|claim| !claim.is_alive()) {
-        release(&claim, true)?;
+    // Names are looked for before notes: a run that begins meanwhile has its note first, and one that ends
+    // removes it last.
+    let names = names_in_use();
+    let claims = Claim::all();
+    let nameless = names
+        .into_iter()
+        .filter(|id| !claims.iter().any(|claim| claim.id == *id));
+    let nameless: Vec<Claim> = nameless.filter_map(|id| Claim::without_note(&id)).collect();
+    for claim in claims.iter().filter(|claim| !claim.is_alive()).chain(&nameless) {
+        release(claim, true)?;
         swept.push(claim.name());
     }
     Ok(swept)
+}
+
+/// Runs whose namespaces or cgroups exist.
+fn names_in_use() -> BTreeSet<String> {
+    let cgroups = cgroup::mount().ok().and_then(|mount| fs::read_dir(mount).ok());
+    let cgroups = cgroups
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    let is_id = |id: &str| id.len() == 6 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    netns::named(PREFIX)
+        .into_iter()
+        .chain(cgroups)
+        .filter_map(|name| Some(name.strip_prefix(PREFIX)?.split('-').next()?.to_owned()))
+        .filter(|id| is_id(id))
+        .collect()
 }
 
 /// Processes, mounts, namespaces (and with them their devices), cgroups, files, and the note last: an error on

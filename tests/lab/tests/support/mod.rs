@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -55,12 +57,36 @@ impl Story {
         }
     }
 
-    pub fn start(&self) -> Child {
-        self.command()
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("lab can be run")
+    pub fn start(&self) -> Runner {
+        let mut command = self.command();
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        Runner(command.spawn().expect("lab can be run"))
+    }
+}
+
+/// A run that goes on beside the test, and not beyond it.
+pub struct Runner(pub Child);
+
+impl Runner {
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id() as i32), signal).expect("the runner lives");
+    }
+
+    /// Dies without a chance to tidy up.
+    pub fn dies(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.0.wait().expect("the runner has died");
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
