@@ -102,8 +102,8 @@ B                  serve user_timeout=2s as=files
 after dl >= 1MiB   A      move home -> cafe gap=.2
                    A      echo B count=3 as=again -> exit=0 within=5
                    A      echo B count=3 family=6 as=again6 -> exit=0 within=5
-within 10          dl     error=TIMEDOUT|RESET|HOSTUNREACH
-within 10          dl6    error=TIMEDOUT|RESET|HOSTUNREACH
+within 10          dl     error=TIMEDOUT|RESET|HOSTUNREACH|NETUNREACH
+within 10          dl6    error=TIMEDOUT|RESET|HOSTUNREACH|NETUNREACH
 "
     );
     let outcome = Story::new(&story).run();

@@ -67,9 +67,17 @@ pub enum Topic {
 pub fn run(description: &str) -> Result<i32, String> {
     let app: App =
         serde_json::from_str(description).map_err(|error| format!("not an application: {error}"))?;
+    allow_many_files();
     match app {
         App::Serve { port, options } => serve::run(port, &options),
         App::Talk(conversation) => Ok(talk::run(&conversation)),
         App::Httpd { port, directory } => httpd::run(port, directory.as_deref()),
     }
+}
+
+/// Thousands of connections are thousands of descriptors; a refusal shows when one is missing.
+fn allow_many_files() {
+    use nix::sys::resource::{Resource, setrlimit};
+    const MANY: u64 = 200_000;
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, MANY, MANY);
 }
