@@ -16,7 +16,8 @@ use wire::{ReqNo, Tuple};
 use crate::action::{Action, Actions, Refusal, Report, Why};
 use crate::attempt::Lingering;
 use crate::event::Event;
-use crate::state::{Machine, State};
+use crate::machine::Machine;
+use crate::state::State;
 use crate::time::Timestamp;
 
 /// Advances one connection by one event. No IO, no clock, no randomness.

@@ -9,7 +9,7 @@ use wire::{ReqNo, Tuple};
 use super::Turn;
 use crate::action::{Action, Refusal};
 use crate::event::{Event, TcpState};
-use crate::state::Ending;
+use crate::machine::Ending;
 
 impl Turn {
     pub(super) fn local_close(&mut self, tcp_state: TcpState, reset: bool) {

@@ -4,7 +4,7 @@
 use super::Turn;
 use crate::action::{Action, AskReason, Refusal, Report};
 use crate::event::ResetAnswer;
-use crate::state::HeldReset;
+use crate::machine::HeldReset;
 
 impl Turn {
     pub(super) fn reset_heard(&mut self, exact: bool) {

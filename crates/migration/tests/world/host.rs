@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use migration::{
-    Action, Adopted, Endpoint, Event, Machine, Policy, ReqNo, Role, State, TcpSnapshot, TcpState, Timestamp,
-    Tuple, step,
+    Action, Endpoint, Event, Machine, Policy, ReqNo, Role, State, TcpSnapshot, TcpState, Timestamp, Tuple,
+    step,
 };
 
 use super::datapath::{Answer, Datapath};
@@ -60,11 +60,11 @@ pub struct Host {
     pub reset_delivered: bool,
     pub ever_parked: bool,
     pub buried: bool,
-    stored: ReqNo,
-    stored_known: ReqNo,
+    pub(super) stored: ReqNo,
+    pub(super) stored_known: ReqNo,
     /// The sequence number of every attempt.
     attempts: HashMap<ReqNo, u32>,
-    policy: Policy,
+    pub(super) policy: Policy,
 }
 
 impl Host {
@@ -373,54 +373,6 @@ impl Host {
         if self.kernel.timed_out(now) {
             self.ring.push_back(Event::RetransmissionTimeout);
             self.transmit(self.kernel.head(), net, now);
-        }
-    }
-
-    /// The agent is killed and another takes over what is pinned. What was in the ring buffer is lost.
-    pub fn restart(&mut self, now: Timestamp) {
-        if self.has_ended() || self.kernel.is_dead() {
-            return;
-        }
-        let adopted = Adopted {
-            committed: self.datapath.committed,
-            highest_seen: self.stored.max(self.datapath.committed),
-            wire: self.datapath.wire,
-            confirmed: self.datapath.told || self.datapath.committed.role() == Some(self.role.peer()),
-            known: self.stored_known,
-            parked: self.datapath.parked,
-            lingering: self
-                .datapath
-                .heard
-                .iter()
-                .map(|(&tuple, &req_no)| (req_no, tuple))
-                .collect(),
-            tcp_state: self.kernel.tcp,
-        };
-        let tokens = self.datapath.tokens.clone();
-        self.machine = Machine::adopt(self.role, adopted, self.policy, now).with_tokens(tokens);
-        self.alarm = self.machine.next_alarm().map(|(at, _)| at);
-        self.datapath.answers.clear();
-        self.datapath.captures.clear();
-        self.ring.clear();
-        self.question = false;
-        // It looks at the socket and the addresses of now, and tries again what was parked.
-        if self.kernel.is_backed_off() {
-            self.ring.push_back(Event::RetransmissionTimeout);
-        }
-        let wire = self.datapath.wire.local.address;
-        self.notices.clear();
-        let here = self.places.iter().any(|place| place.address() == wire);
-        if !here {
-            self.notices
-                .push_back(Notice::Event(Event::AddressLost { local: wire }));
-        }
-        if self.datapath.parked || !here {
-            for &place in &self.places {
-                self.notices.push_back(Notice::Usable {
-                    place,
-                    candidates: None,
-                });
-            }
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod host;
 pub mod kernel;
 pub mod network;
 pub mod quiescence;
+mod restart;
 
 use std::net::IpAddr;
 use std::time::Duration;
