@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use datapath::{ArrivalState, Datapath, Path, Source, TcpState as SocketState};
 use migration::{Event, Policy, TcpSnapshot, TcpState, Timestamp, step};
 use wire::keys::{ConnectionKeys, Role};
+use wire::reqno::ReqNo;
 use wire::request::RequestType;
 use wire::tuple::{Endpoint, Tuple};
 
@@ -140,10 +141,14 @@ impl<D: Datapath> Agent<D> {
                 dead.push(identity);
             }
             let mut managed = Managed::adopt(identity, &session, adopted, self.policy, now);
-            // Of older numbers some tokens may still be known: they are taken back when this one is settled.
-            let in_force = [managed.machine.known(), committed];
-            let older = session.req_stored.0.saturating_sub(64)..=session.req_stored.0;
-            managed.tokens.extend(older.map(wire::ReqNo).filter(|number| !in_force.contains(number)));
+            // A peer that knows less than we do still uses an older token.
+            let numbers = session.req_stored.0.saturating_sub(64)..=session.req_stored.0;
+            let keys = managed.keys().keys.clone();
+            managed.tokens = numbers
+                .map(ReqNo)
+                .filter(|number| self.datapath.knows_token(keys.token(*number), &identity))
+                .collect();
+            managed.machine = managed.machine.with_tokens(managed.tokens.iter().copied());
             managed.paths.extend(wire.map(|wire| (wire.wire.local, wire.path)));
             managed.tuples.extend(
                 arrivals.iter().filter(|(_, arrival)| arrival.identity == identity).map(|(t, a)| (*t, a.req_no)),
@@ -504,6 +509,20 @@ impl<D: Datapath> Agent<D> {
             self.look_at(identity, now);
         }
         self.unpaired.retain(|identity| self.datapath.connection(identity).is_some());
+        // An exchange that failed is tried again, ever less often, while there is a connection that needs it.
+        let waiting: BTreeSet<(IpAddr, u16, bool)> = self
+            .unpaired
+            .iter()
+            .filter_map(|identity| Some((identity, self.datapath.connection(identity)?)))
+            .map(|(identity, connection)| {
+                (identity.remote.address, connection.peer_agent_port, connection.role == Role::Initiator)
+            })
+            .collect();
+        for (peer, agent_port, initiated_here) in waiting {
+            if initiated_here && self.pairs.was_dialled(peer, agent_port) {
+                self.meet(peer, agent_port, true);
+            }
+        }
         self.walk_if_due();
     }
 
@@ -574,17 +593,13 @@ impl<D: Datapath> Agent<D> {
                 }
             }
         }
-        let machine = &managed.machine;
-        let numbers = BTreeSet::from([machine.known(), machine.committed()]);
+        let numbers: BTreeSet<ReqNo> = managed.machine.tokens().collect();
         let keys: Vec<_> = managed.candidates.iter().map(|set| set.keys.clone()).collect();
         for number in managed.tokens.difference(&numbers).copied().collect::<Vec<_>>() {
-            // A number between the two is still in use by a peer that knows less than we do.
-            if number >= machine.known() || number < machine.known() && machine.attempts().is_empty() {
-                for set in &keys {
-                    self.datapath.remove_token(set.token(number), &identity);
-                }
-                managed.tokens.remove(&number);
+            for set in &keys {
+                self.datapath.remove_token(set.token(number), &identity);
             }
+            managed.tokens.remove(&number);
         }
         for number in numbers {
             if !managed.tokens.insert(number) {

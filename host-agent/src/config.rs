@@ -32,6 +32,7 @@ pub struct Config {
     /// To whom migration is offered.
     pub offer: Offer,
     /// First and last port of the range for moved connections.
+    #[serde(deserialize_with = "first_and_last")]
     pub wire_ports: (u16, u16),
     /// Name of the parking device.
     pub device: String,
@@ -84,6 +85,9 @@ pub enum OfferWord {
     /// To none; the agent still answers offers.
     None,
 }
+
+/// A prefix, and whether migration is offered to it.
+pub type OfferedPrefix = (IpAddr, u8, bool);
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -183,7 +187,12 @@ impl Config {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
             // `trust` is one of two: what the file says replaces the default, it does not join it.
-            if text.lines().any(|line| line.trim_start().starts_with("trust")) {
+            let table = text.parse::<toml::Table>().unwrap_or_default();
+            if let Some(trust) = table.get("trust") {
+                if trust.as_table().is_none_or(|choice| choice.len() != 1) {
+                    let error = "it takes either `ca = \"FILE\"` or `pinned = [\"FINGERPRINT\", ...]`".into();
+                    return Err(ConfigError::Value { key: "trust", error });
+                }
                 let mut bare = serde_json::to_value(Config::default()).unwrap_or_default();
                 if let Some(map) = bare.as_object_mut() {
                     map.remove("trust");
@@ -214,11 +223,23 @@ impl Config {
         if self.mark.count_ones() != 1 || self.agent_mark.count_ones() != 1 || self.mark == self.agent_mark {
             return value("mark", "mark and agent_mark must be two different single bits".into());
         }
-        if self.device.is_empty() || self.device.len() > 15 || self.device.contains(['/', ' ']) {
+        if [self.mark, self.agent_mark].contains(&datapath::kernel::MARK_TRANSLATED) {
+            let bit = datapath::kernel::MARK_TRANSLATED;
+            return value("mark", format!("{bit:#x} marks what is translated already; choose another bit"));
+        }
+        // `all` and `default` are no devices where the kernel keeps settings by device name.
+        let taken = ["lo", "all", "default", ".", ".."].contains(&self.device.as_str());
+        let strange = |character: char| character.is_whitespace() || ['/', ':'].contains(&character);
+        if taken || self.device.is_empty() || self.device.len() > 15 || self.device.contains(strange) {
             return value("device", format!("`{}` is no name of a network device", self.device));
         }
         if self.table == 0 || (253..=255).contains(&self.table) {
             return value("table", format!("{} is a table of the system; choose another", self.table));
+        }
+        // Behind the rule of the local table, before that of the main table.
+        if !(1..=32_763).contains(&self.rule_priority) {
+            let priority = self.rule_priority;
+            return value("rule_priority", format!("{priority} leaves no room for three rules between 1 and 32765"));
         }
         for (key, seconds) in [
             ("timeouts.mig_wait", self.timeouts.mig_wait),
@@ -235,7 +256,7 @@ impl Config {
     }
 
     /// Whether destinations that no prefix names are offered migration, and the prefixes.
-    pub fn offers(&self) -> Result<(bool, Vec<(IpAddr, u8, bool)>), ConfigError> {
+    pub fn offers(&self) -> Result<(bool, Vec<OfferedPrefix>), ConfigError> {
         match &self.offer {
             Offer::Word(word) => Ok((*word == OfferWord::Any, Vec::new())),
             Offer::Prefixes(prefixes) => {
@@ -267,17 +288,28 @@ impl Config {
     }
 }
 
-fn parse_prefix(text: &str) -> Result<(IpAddr, u8, bool), String> {
+fn first_and_last<'de, D: serde::Deserializer<'de>>(value: D) -> Result<(u16, u16), D::Error> {
+    let ports = Vec::<u16>::deserialize(value)?;
+    match ports[..] {
+        [first, last] => Ok((first, last)),
+        _ => Err(serde::de::Error::invalid_length(ports.len(), &"the first and the last port of a range")),
+    }
+}
+
+fn parse_prefix(text: &str) -> Result<OfferedPrefix, String> {
     let (offer, rest) = match text.strip_prefix('!') {
         Some(rest) => (false, rest),
         None => (true, text),
     };
-    let (address, length) = rest.split_once('/').unwrap_or((rest, ""));
+    let (address, length) = match rest.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (rest, None),
+    };
     let address: IpAddr = address.parse().map_err(|_| format!("`{text}` is no prefix such as 192.0.2.0/24"))?;
     let longest = if address.is_ipv4() { 32 } else { 128 };
     let length = match length {
-        "" => longest,
-        digits => digits.parse().ok().filter(|length| *length <= longest).ok_or_else(|| {
+        None => longest,
+        Some(digits) => digits.parse().ok().filter(|length| *length <= longest).ok_or_else(|| {
             format!("`{text}`: the prefix length must be a number up to {longest}")
         })?,
     };

@@ -51,7 +51,7 @@ pub struct Driver {
     config: Config,
     agent: Agent<KernelDatapath>,
     parking: Parking,
-    credentials: Credentials,
+    credentials: channel::Sender<Credentials>,
     facts: channel::Sender<Arc<Local>>,
     pair_events: (mpsc::Sender<PairEvent>, mpsc::Receiver<PairEvent>),
     later: (mpsc::Sender<std::net::SocketAddr>, mpsc::Receiver<std::net::SocketAddr>),
@@ -105,9 +105,11 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
         WirePorts::new(config.wire_ports),
     );
     let (facts, facts_receiver) = channel::channel(Arc::new(local_facts(&config)));
+    let agent_id = credentials.identity().agent_id().to_string();
+    let (credentials_sender, credentials) = channel::channel(credentials);
     let mut driver = Driver {
         parking,
-        credentials: credentials.clone(),
+        credentials: credentials_sender,
         facts,
         pair_events: mpsc::channel(64),
         later: mpsc::channel(64),
@@ -116,7 +118,6 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
         agent,
         config,
     };
-    let agent_id = credentials.identity().agent_id().to_string();
     tokio::spawn(pairs::listen(listener, credentials, facts_receiver, driver.pair_events.0.clone()));
     let (calls_sender, mut calls) = mpsc::channel(16);
     tokio::spawn(control::serve(control_listener, calls_sender));
@@ -408,7 +409,7 @@ impl Driver {
         tokio::spawn(pairs::dial(
             peer,
             self.config.agent_mark,
-            self.credentials.clone(),
+            self.credentials.borrow().clone(),
             self.facts.subscribe(),
             self.pair_events.0.clone(),
         ));
@@ -418,7 +419,9 @@ impl Driver {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
         tracing::info!("reloading the certificate");
         match credentials(&self.config) {
-            Ok(credentials) => self.credentials = credentials,
+            Ok(credentials) => {
+                self.credentials.send_replace(credentials);
+            }
             Err(error) => tracing::error!("kept the old certificate: {error:#}"),
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

@@ -37,19 +37,28 @@ pub enum PairEvent {
 pub type Facts = watch::Receiver<Arc<Local>>;
 
 /// Accepts exchanges for ever.
-pub async fn listen(listener: TcpListener, credentials: Credentials, facts: Facts, events: mpsc::Sender<PairEvent>) {
+pub async fn listen(
+    listener: TcpListener,
+    credentials: watch::Receiver<Credentials>,
+    facts: Facts,
+    events: mpsc::Sender<PairEvent>,
+) {
     let slots = Arc::new(Semaphore::new(MAX_EXCHANGES));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let (stream, peer) = match listener.accept().await {
-            Ok((stream, peer)) => (stream, SocketAddr::new(peer.ip().to_canonical(), peer.port())),
+            Ok((stream, peer)) => {
+                // An exchange is a handful of small messages, each waiting for the one before.
+                let _ = stream.set_nodelay(true);
+                (stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()))
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept on the agent port");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let (credentials, events) = (credentials.clone(), events.clone());
+        let (credentials, events) = (credentials.borrow().clone(), events.clone());
         let local = facts_for(&facts, peer);
         tokio::spawn(async move {
             let outcome = identity::accept(stream, &credentials, &local, LIMIT).await;
@@ -86,7 +95,9 @@ async fn connect(peer: SocketAddr, mark: u32) -> std::io::Result<TcpStream> {
         SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
     };
     socket2::SockRef::from(&socket).set_mark(mark)?;
-    socket.connect(peer).await
+    let stream = socket.connect(peer).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 fn facts_for(facts: &Facts, peer: SocketAddr) -> Local {
@@ -127,7 +138,8 @@ impl Pairs {
         let mut found: Vec<&Pair> = self
             .store
             .iter()
-            .map(|epochs| epochs.current())
+            // The newest two: the ends may take up a connection just before and just after an exchange.
+            .flat_map(|epochs| epochs.pairs().take(2))
             .filter(|pair| {
                 pair.peer_agent_port == agent_port
                     && (pair.peer_observed.address == peer || pair.peer_direct_addresses.contains(&peer))
@@ -160,6 +172,11 @@ impl Pairs {
         }
         self.dialled.insert((peer, agent_port), (now, tries + 1));
         true
+    }
+
+    /// Whether a peer was dialled and has not answered yet.
+    pub fn was_dialled(&self, peer: IpAddr, agent_port: u16) -> bool {
+        self.dialled.contains_key(&(peer, agent_port))
     }
 
     /// The network is another one: whoever could not be reached may be reached now.

@@ -322,6 +322,10 @@ impl Datapath for FakeDatapath {
         put(&mut self.tokens, self.limits.tokens, "tokens", token, list)
     }
 
+    fn knows_token(&self, token: Token, identity: &Tuple) -> bool {
+        self.tokens.get(&token).is_some_and(|list| list.iter().any(|entry| entry.identity == *identity))
+    }
+
     fn remove_token(&mut self, token: Token, identity: &Tuple) {
         let Some(list) = self.tokens.get_mut(&token) else {
             return;

@@ -64,6 +64,8 @@ pub trait Datapath {
         key_in: &MacKey,
         candidate: u32,
     ) -> Result<(), DatapathError>;
+    /// Whether the token names the connection.
+    fn knows_token(&self, token: Token, identity: &Tuple) -> bool;
     /// The token no longer names it.
     fn remove_token(&mut self, token: Token, identity: &Tuple);
 

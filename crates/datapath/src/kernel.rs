@@ -28,6 +28,9 @@ use crate::types::{
     Arrival, Connection, Heads, Path, Session, Source, TcpState, WireState, tuple_from_raw, tuple_to_raw,
 };
 
+/// The bit on segments that have their wire tuple already, as in `translate.h`; not for other uses.
+pub const MARK_TRANSLATED: u32 = 0x0080_0000;
+
 /// How the data path is set up.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -323,6 +326,13 @@ impl Datapath for KernelDatapath {
             None => return Err(DatapathError::MapFull { map: "tokens" }),
         }
         update(&self.skeleton.maps.tokens, "tokens", &key, &list)
+    }
+
+    fn knows_token(&self, token: Token, identity: &Tuple) -> bool {
+        let identity = tuple_to_raw(identity);
+        find::<raw::token_list>(&self.skeleton.maps.tokens, &token.0.to_ne_bytes()).is_some_and(|list| {
+            list.entry[..list.used as usize].iter().any(|entry| entry.identity.bytes() == identity.bytes())
+        })
     }
 
     fn remove_token(&mut self, token: Token, identity: &Tuple) {

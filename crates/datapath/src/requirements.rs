@@ -32,17 +32,14 @@ impl Finding {
     fn bad(subject: &'static str, detail: impl Into<String>) -> Self {
         Self { subject, verdict: Verdict::Bad, detail: detail.into() }
     }
-
-    fn less(subject: &'static str, detail: impl Into<String>) -> Self {
-        Self { subject, verdict: Verdict::Less, detail: detail.into() }
-    }
 }
 
 /// Where the kernel's type information is.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Capabilities by number, as in `linux/capability.h`.
-const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (39, "CAP_BPF")];
+const CAPABILITIES: [(u32, &str); 4] =
+    [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 
 /// Looks at everything that can be known without changing anything.
 pub fn examine(cgroup: &Path, pin_dir: &Path) -> Vec<Finding> {
@@ -86,12 +83,12 @@ pub fn capabilities(status: &str) -> Finding {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
-    // CAP_SYS_ADMIN implies CAP_BPF.
-    let has = |number: u32| effective >> number & 1 == 1 || (number == 39 && effective >> 21 & 1 == 1);
+    // CAP_SYS_ADMIN implies CAP_BPF and CAP_PERFMON.
+    let has = |number: u32| effective >> number & 1 == 1 || (number >= 38 && effective >> 21 & 1 == 1);
     let missing: Vec<&str> =
         CAPABILITIES.iter().filter(|(number, _)| !has(*number)).map(|(_, name)| *name).collect();
     if missing.is_empty() {
-        Finding::good("capabilities", "CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF")
+        Finding::good("capabilities", "CAP_NET_ADMIN, CAP_NET_RAW, CAP_PERFMON, CAP_BPF")
     } else {
         Finding::bad(
             "capabilities",
@@ -128,12 +125,9 @@ fn pin_finding(pin_dir: &Path) -> Finding {
     if on_bpf {
         Finding::good("pin directory", pin_dir.display().to_string())
     } else {
-        Finding::less(
+        Finding::bad(
             "pin directory",
-            format!(
-                "{} is not on a BPF file system yet; the agent mounts one at /sys/fs/bpf if it may",
-                pin_dir.display()
-            ),
+            format!("{} is not on a BPF file system; mount one (mount -t bpf bpf /sys/fs/bpf)", pin_dir.display()),
         )
     }
 }

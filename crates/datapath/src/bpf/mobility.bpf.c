@@ -56,7 +56,7 @@ int offer(struct bpf_sock_ops *skops)
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		if (skops->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG && find_permit(skops, &permit, 0))
-			enter(skops, &permit, ROLE_INITIATOR);
+			enter(skops, &permit, ROLE_INITIATOR, 0);
 		else
 			flags_set(skops, 0, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 		break;
@@ -64,8 +64,10 @@ int offer(struct bpf_sock_ops *skops)
 		flags_set(skops, 0, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 		if (left_alone(skops, c))
 			break;
-		if (find_permit(skops, &permit, BPF_LOAD_HDR_OPT_TCP_SYN) || find_permit(skops, &permit, 0))
-			enter(skops, &permit, ROLE_ACCEPTOR);
+		if (find_permit(skops, &permit, BPF_LOAD_HDR_OPT_TCP_SYN))
+			enter(skops, &permit, ROLE_ACCEPTOR, 0);
+		else if (find_permit(skops, &permit, 0))
+			enter(skops, &permit, ROLE_ACCEPTOR, 1);
 		break;
 	case BPF_SOCK_OPS_RTO_CB:
 		timed_out(skops, c);

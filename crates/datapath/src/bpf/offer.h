@@ -175,7 +175,8 @@ static __always_inline void write_permit(struct bpf_sock_ops *skops, const struc
 	flags_set(skops, 0, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 }
 
-static __always_inline void enter(struct bpf_sock_ops *skops, const struct permit_option *permit, u8 role)
+/* `salt`: from the peer's ISN to the sequence number of the segment that carried the option. */
+static __always_inline void enter(struct bpf_sock_ops *skops, const struct permit_option *permit, u8 role, u32 salt)
 {
 	struct connection connection = {};
 	struct peer_key peer = {};
@@ -192,7 +193,8 @@ static __always_inline void enter(struct bpf_sock_ops *skops, const struct permi
 	connection.peer_direct_port = permit->direct_port[0] << 8 | permit->direct_port[1];
 	connection.peer_agent_port = permit->agent_port[0] << 8 | permit->agent_port[1];
 	connection.peer_digest = permit->digest[0] << 8 | permit->digest[1];
-	connection.peer_unmapped = digest_of(t.remote, t.remote_port, connection.isn_remote) == connection.peer_digest;
+	connection.peer_unmapped =
+		digest_of(t.remote, t.remote_port, connection.isn_remote + salt) == connection.peer_digest;
 	if (bpf_map_update_elem(&connections, &t, &connection, BPF_ANY)) {
 		count(COUNTER_MAP_FULL);
 		return;
