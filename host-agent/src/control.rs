@@ -1,19 +1,21 @@
 //! The control socket: one JSON request a line, one JSON answer a line.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::codec::{FramedRead, LinesCodec};
 
 use crate::timeline::Entry;
 
 /// A request longer than this is not one of ours.
-const LONGEST_REQUEST: u64 = 64 * 1024;
+const LONGEST_REQUEST: usize = 64 * 1024;
 
 /// What can be asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -82,6 +84,9 @@ pub enum ControlError {
     /// Another agent answers there.
     #[error("another agent answers at {0}; stop it, or give this one its own `control_socket`, `pin_dir` and `device`")]
     Taken(PathBuf),
+    /// Something else is there.
+    #[error("{0} exists and is no socket; remove it, or set another `control_socket`")]
+    NoSocket(PathBuf),
     /// The socket cannot be made.
     #[error("cannot make the control socket {path}: {error}")]
     Create {
@@ -98,11 +103,18 @@ pub async fn bind(path: &Path) -> Result<UnixListener, ControlError> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(create)?;
     }
-    if path.exists() {
-        if UnixStream::connect(path).await.is_ok() {
-            return Err(ControlError::Taken(path.to_owned()));
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(ControlError::NoSocket(path.to_owned()));
         }
-        std::fs::remove_file(path).map_err(create)?;
+        Ok(_) => match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(create)?;
+            }
+            // It answers, or would if it were not so busy.
+            _ => return Err(ControlError::Taken(path.to_owned())),
+        },
+        Err(_) => {}
     }
     let listener = UnixListener::bind(path).map_err(create)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(create)?;
@@ -126,9 +138,12 @@ pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
 
 async fn talk(stream: UnixStream, calls: mpsc::Sender<Call>) {
     let (read, mut write) = stream.into_split();
-    let mut lines = BufReader::new(tokio::io::AsyncReadExt::take(read, LONGEST_REQUEST)).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        let reply = match serde_json::from_str(&line) {
+    let mut lines = FramedRead::new(read, LinesCodec::new_with_max_length(LONGEST_REQUEST));
+    while let Some(line) = lines.next().await {
+        let request = line
+            .map_err(|error| error.to_string())
+            .and_then(|line| serde_json::from_str(&line).map_err(|error| error.to_string()));
+        let reply = match request {
             Ok(request) => {
                 let (reply, answer) = oneshot::channel();
                 if calls.send(Call { request, reply }).await.is_err() {

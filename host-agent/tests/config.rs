@@ -15,7 +15,10 @@ fn load(text: &str) -> Result<Config, String> {
 fn refused(text: &str, key: &str) {
     match load(text) {
         Ok(_) => panic!("{text:?} was accepted"),
-        Err(error) => assert!(error.contains(key), "{text:?}: the error does not name `{key}`: {error}"),
+        Err(error) => assert!(
+            error.contains(key),
+            "{text:?}: the error does not name `{key}`: {error}"
+        ),
     }
 }
 
@@ -28,7 +31,9 @@ fn an_empty_file_gives_the_defaults() {
 
 #[test]
 fn a_file_that_was_named_must_exist() {
-    let error = Config::load(Some(Path::new("/nonexistent/agent.toml"))).unwrap_err().to_string();
+    let error = Config::load(Some(Path::new("/nonexistent/agent.toml")))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("/nonexistent/agent.toml"), "{error}");
 }
 
@@ -65,7 +70,10 @@ fn a_value_of_the_wrong_type_is_refused_by_key() {
 #[test]
 fn what_is_no_toml_is_refused_with_its_place() {
     let error = load("agent_port = 7801\nwire_ports = [61000,").unwrap_err();
-    assert!(error.contains("host-agent.toml") && error.contains("line 2"), "{error}");
+    assert!(
+        error.contains("host-agent.toml") && error.contains("line 2"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -79,7 +87,10 @@ fn ports_must_be_usable() {
     ] {
         refused(text, key);
     }
-    assert_eq!(load("wire_ports = [61000, 61063]").unwrap().wire_ports, (61000, 61063));
+    assert_eq!(
+        load("wire_ports = [61000, 61063]").unwrap().wire_ports,
+        (61000, 61063)
+    );
 }
 
 #[test]
@@ -117,7 +128,18 @@ fn the_rules_must_come_between_those_of_the_system() {
 
 #[test]
 fn the_device_must_have_a_name_that_the_kernel_takes() {
-    for name in ["", "mob/0", "mob 0", "mob:0", "mob0mob0mob0mob0", ".", "..", "lo", "all", "default"] {
+    for name in [
+        "",
+        "mob/0",
+        "mob 0",
+        "mob:0",
+        "mob0mob0mob0mob0",
+        ".",
+        "..",
+        "lo",
+        "all",
+        "default",
+    ] {
         refused(&format!("device = \"{name}\""), "device");
     }
     refused("device = \"mob\\t0\"", "device");
@@ -141,10 +163,22 @@ fn offers_are_words_or_prefixes() {
     }
     assert!(load("offer = \"any\"").unwrap().offers().unwrap().0);
     assert!(!load("offer = \"none\"").unwrap().offers().unwrap().0);
-    let (all, prefixes) = load("offer = [\"192.0.2.0/24\", \"!192.0.2.7\"]").unwrap().offers().unwrap();
+    let (all, prefixes) = load("offer = [\"192.0.2.0/24\", \"!192.0.2.7\"]")
+        .unwrap()
+        .offers()
+        .unwrap();
     assert!(!all, "others are not offered to");
-    assert_eq!(prefixes, [("192.0.2.0".parse().unwrap(), 24, true), ("192.0.2.7".parse().unwrap(), 32, false)]);
-    assert!(load("offer = [\"!10.0.0.0/8\"]").unwrap().offers().unwrap().0, "only exceptions: all others are meant");
+    assert_eq!(
+        prefixes,
+        [
+            ("192.0.2.0".parse().unwrap(), 24, true),
+            ("192.0.2.7".parse().unwrap(), 32, false)
+        ]
+    );
+    assert!(
+        load("offer = [\"!10.0.0.0/8\"]").unwrap().offers().unwrap().0,
+        "only exceptions: all others are meant"
+    );
 }
 
 #[test]
@@ -177,7 +211,11 @@ fn trust_may_be_written_in_every_way_that_toml_has() {
             other => panic!("{text}: {other:?}"),
         }
     }
-    for text in ["trust = { pinned = [\"00\"] }", "[trust]\npinned = [\"00\"]", "trust.pinned = [\"00\"]"] {
+    for text in [
+        "trust = { pinned = [\"00\"] }",
+        "[trust]\npinned = [\"00\"]",
+        "trust.pinned = [\"00\"]",
+    ] {
         match load(text).map(|config| config.trust) {
             Ok(TrustSetting::Pinned(pins)) => assert_eq!(pins, ["00"], "{text}"),
             other => panic!("{text}: {other:?}"),

@@ -115,6 +115,7 @@ pub struct FakeDatapath {
     heads: BTreeMap<Tuple, Heads>,
     peers: BTreeSet<(IpAddr, u16)>,
     sockets: BTreeMap<Tuple, Socket>,
+    closing: BTreeSet<Tuple>,
     events: VecDeque<Event>,
     opened: VecDeque<Tuple>,
     sent: Vec<Sent>,
@@ -278,6 +279,9 @@ impl Datapath for FakeDatapath {
     }
 
     fn put_session(&mut self, identity: &Tuple, session: &Session) -> Result<(), DatapathError> {
+        if self.closing.remove(identity) {
+            self.change_state(identity, sockets::CLOSE);
+        }
         put(
             &mut self.sessions,
             self.limits.sessions,
@@ -323,7 +327,9 @@ impl Datapath for FakeDatapath {
     }
 
     fn knows_token(&self, token: Token, identity: &Tuple) -> bool {
-        self.tokens.get(&token).is_some_and(|list| list.iter().any(|entry| entry.identity == *identity))
+        self.tokens
+            .get(&token)
+            .is_some_and(|list| list.iter().any(|entry| entry.identity == *identity))
     }
 
     fn remove_token(&mut self, token: Token, identity: &Tuple) {

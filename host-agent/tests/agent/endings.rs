@@ -80,6 +80,18 @@ fn a_connection_that_closes_before_it_has_keys_leaves_nothing() {
 }
 
 #[test]
+fn a_connection_that_closes_while_it_gets_its_keys_leaves_nothing() {
+    let mut world = World::new();
+    let connection = world.connect();
+    close(&mut world, connection);
+    let short = world.connect_unanswered(true);
+    world.a.agent.datapath.close_before_it_is_stored(short);
+    world.b.agent.datapath.close_before_it_is_stored(short.reversed());
+    world.run(millis(61_000));
+    nothing_is_left(&world);
+}
+
+#[test]
 fn a_moved_connection_leaves_nothing_after_its_end() {
     let mut world = World::new();
     let connection = world.connect();

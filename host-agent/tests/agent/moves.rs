@@ -385,3 +385,26 @@ fn an_answered_attempt_is_forgotten_when_the_address_it_came_to_goes() {
     world.run(millis(30_000));
     assert_eq!(world.wire(Side::A, connection), connection);
 }
+
+#[test]
+fn of_several_agents_at_one_address_the_mac_tells_which_it_is() {
+    let mut world = World::new();
+    world.trusting = false;
+    let connection = world.connect();
+    world.exchange(Side::B);
+    let first = world.connect();
+    // Another agent behind the same address has spoken since: its keys are tried first for what comes up now.
+    world.exchange_with_neighbour(Side::A);
+    let second = world.connect();
+    assert_eq!(world.a.agent.sessions[&second].candidates.len(), 2);
+    for connection in [connection, first, second] {
+        assert!(world.a.agent.sessions.contains_key(&connection));
+    }
+    world.lose(Side::B, "203.0.113.3");
+    world.gain(Side::B, "198.51.100.7");
+    world.run(millis(200));
+    for connection in [first, second] {
+        world.assert_resumed(connection, "10.0.1.2", "198.51.100.7");
+        world.assert_data_flows(connection);
+    }
+}

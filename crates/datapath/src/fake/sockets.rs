@@ -10,7 +10,7 @@ use crate::event::Event;
 use crate::types::{Connection, TcpState};
 
 /// The kernel's number of the state that is no socket any more.
-const CLOSE: u32 = 7;
+pub(super) const CLOSE: u32 = 7;
 
 /// A live socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,6 +93,11 @@ impl FakeDatapath {
                 rcv_nxt: tcp.rcv_nxt,
             });
         }
+    }
+
+    /// Lets a socket close in the very moment in which its session is about to be stored: nobody tells the agent.
+    pub fn close_before_it_is_stored(&mut self, identity: Tuple) {
+        self.closing.insert(identity);
     }
 
     /// A socket's retransmission timer runs out: it is marked and its timeouts are raised at once.

@@ -238,7 +238,7 @@ impl Host {
             self.agent.settled();
             effects.into_iter().for_each(|effect| self.carry_out(effect, now));
             for segment in delivered.iter().filter_map(|packet| Segment::parse(packet).ok()) {
-                self.to_stack(&segment);
+                self.hand_to_stack(&segment);
             }
             self.agent.settled();
         }
@@ -312,8 +312,8 @@ impl Host {
             return;
         };
         match self.agent.datapath.arrive(segment, ifindex) {
-            Verdict::Passed => self.to_stack(segment),
-            Verdict::HandedIn(translated) => self.to_stack(&translated),
+            Verdict::Passed => self.hand_to_stack(segment),
+            Verdict::HandedIn(translated) => self.hand_to_stack(&translated),
             Verdict::Stolen | Verdict::Held | Verdict::Dropped => {}
         }
     }

@@ -3,6 +3,7 @@
 //! The wire carries what the agents send and what the sockets send, in order, unless the test's interference says
 //! otherwise. Nothing may leave a host from an address that it does not have: such a leak fails the test at once.
 
+mod exchange;
 mod host;
 mod tcp;
 
@@ -13,10 +14,8 @@ use std::time::Duration;
 use datapath::fake::FakeDatapath;
 use datapath::{Connection, Datapath, TcpState};
 use host_agent::agent::Agent;
-use identity::{Abilities, Fingerprint, Pair, Role as PairRole, SleepHint};
 use migration::{State, Timestamp};
-use uuid::Uuid;
-use wire::keys::{PairKey, Role};
+use wire::keys::Role;
 use wire::request::RequestType;
 use wire::segment::Segment;
 use wire::tuple::{Endpoint, Tuple};
@@ -291,74 +290,6 @@ impl World {
             .find(|side| self.host(*side).device(to).is_some());
         if let Some(side) = side {
             self.host(side).arrive(segment);
-        }
-    }
-
-    /// Exchanges that an agent wants and that are due.
-    fn dial_due(&mut self) -> bool {
-        let mut dialled = false;
-        for side in [Side::A, Side::B] {
-            let now = self.now;
-            for peer in self.host(side).dials(now) {
-                dialled = true;
-                let reachable =
-                    self.host(side.other()).device(peer.ip()).is_some() && peer.port() == AGENT_PORT;
-                if reachable && self.trusting {
-                    self.exchange(side);
-                } else {
-                    let reason = if reachable {
-                        "unknown_authority"
-                    } else {
-                        "unreachable"
-                    };
-                    self.host(side).pair_failed(peer, reason);
-                }
-            }
-        }
-        dialled
-    }
-
-    /// Both agents agree on a key; `dialler` opened the exchange.
-    pub fn exchange(&mut self, dialler: Side) {
-        self.exchanges += 1;
-        let (number, exchange_id) = (self.exchanges, Uuid::from_u128(u128::from(self.exchanges)));
-        let seen = |host: &Host| Endpoint::new(host.source(), 50_000);
-        let (at_a, at_b) = (seen(&self.a), seen(&self.b));
-        for side in [Side::A, Side::B] {
-            let other = self.host(side.other());
-            let (peer, peer_addresses) = (other.id(), other.addresses());
-            let (peer_observed, self_observed) = if side == Side::A {
-                (at_b, at_a)
-            } else {
-                (at_a, at_b)
-            };
-            let pair = Pair {
-                pair_id: Uuid::from_u128(7),
-                exchange_id,
-                peer: peer.clone(),
-                peer_name: "peer".into(),
-                peer_fingerprint: Fingerprint([0; 32]),
-                key: PairKey::new([number; 32]),
-                epoch: u32::from(number),
-                peer_agent_port: AGENT_PORT,
-                peer_direct_addresses: peer_addresses,
-                peer_observed,
-                self_observed,
-                peer_behind_napt: false,
-                self_behind_napt: false,
-                common_servers: Vec::new(),
-                no_common_server: true,
-                abilities: Abilities::MIGRATE,
-                peer_sleep: SleepHint::default(),
-                established_by: if side == dialler {
-                    PairRole::Dialer
-                } else {
-                    PairRole::Acceptor
-                },
-                dialled_by_smaller: dialler == Side::A,
-                established_at: std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(number)),
-            };
-            self.host(side).agreed(pair);
         }
     }
 

@@ -84,7 +84,7 @@ impl Host {
     }
 
     /// What arrives at the local stack, with the tuple that sockets know.
-    pub(super) fn to_stack(&mut self, segment: &Segment) {
+    pub(super) fn hand_to_stack(&mut self, segment: &Segment) {
         let identity = segment.tuple().reversed();
         let Some(tcp) = self.agent.datapath.tcp_mut(&identity) else {
             self.stack.strays.push(segment.clone());
