@@ -314,15 +314,16 @@ after dl >= 1MiB     {event}
 fn idle_connections_speak_when_told_and_not_before() {
     let story = format!(
         "{PAIR}
-+0          a     idle b as=quiet connections=50
-within 5    quiet connected
-+.3         quiet running answers=0
++0          a     idle b as=quiet connections=2000
+within 20   quiet connected
++5          expect quiet running answers=0 connections=2000
+            quiet speak
+within 20   quiet answers=2000
+            quiet speak
+within 20   quiet answers=4000
+expect      errors=0
 "
-    )
-    .replace(
-        "+.3         quiet running answers=0",
-        "+.3         expect quiet running answers=0 connections=50",
-    ) + "            quiet speak\nwithin 2    quiet answers=50\n            quiet speak\nwithin 2    quiet answers=100\nexpect errors=0\n";
+    );
     Story::new(&story).run().passes();
 }
 

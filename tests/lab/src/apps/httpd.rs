@@ -51,7 +51,7 @@ struct Request {
 }
 
 fn attend(stream: &TcpStream, directory: Option<&Path>, reporter: &Reporter) -> io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut reader = BufReader::new(stream);
     while let Some(request) = read_request(&mut reader)? {
         reporter.change(|report| report.answers += 1);
         respond(stream, &request, directory)?;

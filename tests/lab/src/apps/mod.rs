@@ -75,9 +75,11 @@ pub fn run(description: &str) -> Result<i32, String> {
     }
 }
 
-/// Thousands of connections are thousands of descriptors; a refusal shows when one is missing.
+/// Thousands of connections are thousands of descriptors.
 fn allow_many_files() {
-    use nix::sys::resource::{Resource, setrlimit};
-    const MANY: u64 = 200_000;
-    let _ = setrlimit(Resource::RLIMIT_NOFILE, MANY, MANY);
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // A refusal shows when a connection cannot be opened.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
 }

@@ -45,7 +45,7 @@ fn attend(stream: TcpStream, number: u64, options: &Options, reporter: &Reporter
     });
     let outcome = options
         .set(&stream)
-        .and_then(|()| answer(stream, number, reporter));
+        .and_then(|()| answer(&stream, number, reporter));
     reporter.change(|report| {
         report.open -= 1;
         report.ended += 1;
@@ -55,8 +55,8 @@ fn attend(stream: TcpStream, number: u64, options: &Options, reporter: &Reporter
     });
 }
 
-fn answer(stream: TcpStream, number: u64, reporter: &Reporter) -> io::Result<()> {
-    let mut reader = BufReader::with_capacity(PORTION, stream.try_clone()?);
+fn answer(stream: &TcpStream, number: u64, reporter: &Reporter) -> io::Result<()> {
+    let mut reader = BufReader::with_capacity(PORTION, stream);
     let mut request = String::new();
     (&mut reader).take(200).read_line(&mut request)?;
     let words: Vec<&str> = request.split_whitespace().collect();
@@ -73,21 +73,18 @@ fn answer(stream: TcpStream, number: u64, reporter: &Reporter) -> io::Result<()>
             expect_end(&mut reader)
         }
         Some(&"push") => take(&mut reader, stream, number, seed, bytes, reporter),
-        Some(&"exchange") => {
-            let out = stream.try_clone()?;
-            std::thread::scope(|scope| {
-                let sender = std::thread::Builder::new().stack_size(STACK);
-                let sender = sender.spawn_scoped(scope, move || send(out, seed, bytes))?;
-                let received = receive(&mut reader, number, seed ^ OTHER_WAY, bytes, reporter);
-                let sent = sender
-                    .join()
-                    .unwrap_or_else(|_| Err(io::Error::other("the sender panicked")));
-                let answer = received?;
-                sent?;
-                writeln!(&stream, "{answer}")?;
-                expect_end(&mut reader)
-            })
-        }
+        Some(&"exchange") => std::thread::scope(|scope| {
+            let sender = std::thread::Builder::new().stack_size(STACK);
+            let sender = sender.spawn_scoped(scope, move || send(stream, seed, bytes))?;
+            let received = receive(&mut reader, number, seed ^ OTHER_WAY, bytes, reporter);
+            let sent = sender
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the sender panicked")));
+            let answer = received?;
+            sent?;
+            writeln!(&mut &*stream, "{answer}")?;
+            expect_end(&mut reader)
+        }),
         Some(&"echo") => echo(&mut reader, stream, reporter),
         // The connection ended before it asked for anything: a probe.
         None => Ok(()),
@@ -95,13 +92,13 @@ fn answer(stream: TcpStream, number: u64, reporter: &Reporter) -> io::Result<()>
     }
 }
 
-pub fn send(mut stream: TcpStream, seed: u64, bytes: u64) -> io::Result<()> {
+pub fn send(mut stream: &TcpStream, seed: u64, bytes: u64) -> io::Result<()> {
     Stream::new(seed).write_to(bytes, &mut stream)
 }
 
 fn take(
     reader: &mut impl Read,
-    mut stream: TcpStream,
+    mut stream: &TcpStream,
     number: u64,
     seed: u64,
     bytes: u64,
@@ -149,7 +146,7 @@ pub fn receive(
     Ok(format!("{} {sha256}", if same { "same" } else { "different" }))
 }
 
-fn echo(reader: &mut impl Read, mut stream: TcpStream, reporter: &Reporter) -> io::Result<()> {
+fn echo(reader: &mut impl Read, mut stream: &TcpStream, reporter: &Reporter) -> io::Result<()> {
     let mut buffer = vec![0; 4096];
     loop {
         match reader.read(&mut buffer)? {

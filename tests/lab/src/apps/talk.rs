@@ -44,7 +44,7 @@ fn connection(conversation: &Conversation, number: u64, reporter: &Reporter, pro
             report.connected += 1;
             report.open += 1;
         });
-        let outcome = converse(conversation, stream, number, reporter, prompter);
+        let outcome = converse(conversation, &stream, number, reporter, prompter);
         reporter.change(|report| report.open -= 1);
         outcome
     });
@@ -64,7 +64,7 @@ fn connect(to: SocketAddr, options: &sockets::Options) -> io::Result<TcpStream> 
 
 fn converse(
     conversation: &Conversation,
-    mut stream: TcpStream,
+    mut stream: &TcpStream,
     number: u64,
     reporter: &Reporter,
     prompter: &Prompter,
@@ -72,7 +72,7 @@ fn converse(
     let seed = conversation
         .seed
         .wrapping_add(number.wrapping_mul(0x0100_0000_01b3));
-    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut reader = BufReader::new(stream);
     match conversation.what {
         Topic::Fetch { bytes } => {
             writeln!(stream, "fetch {seed} {bytes}")?;
@@ -106,7 +106,7 @@ fn converse(
             let mut asked = 0;
             while count.is_none_or(|count| asked < count) {
                 let asked_at = Instant::now();
-                ask(&mut stream, &mut reader, &mut words, size as usize)?;
+                ask(stream, &mut reader, &mut words, size as usize)?;
                 reporter.time(asked_at.elapsed());
                 reporter.change(|report| {
                     report.answers += 1;
@@ -125,7 +125,7 @@ fn converse(
                 if !prompter.wait(turn) {
                     break;
                 }
-                ask(&mut stream, &mut reader, &mut words, 16)?;
+                ask(stream, &mut reader, &mut words, 16)?;
                 reporter.change(|report| report.answers += 1);
             }
             Ok(())
@@ -149,7 +149,7 @@ fn confirmed(reader: &mut impl BufRead, bytes: u64, reporter: &Reporter) -> io::
 }
 
 /// One question, and its answer byte for byte.
-fn ask(stream: &mut TcpStream, reader: &mut impl Read, words: &mut Stream, size: usize) -> io::Result<()> {
+fn ask(mut stream: &TcpStream, reader: &mut impl Read, words: &mut Stream, size: usize) -> io::Result<()> {
     let mut question = vec![0; size];
     words.fill(&mut question);
     stream.write_all(&question)?;
