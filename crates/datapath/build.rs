@@ -15,6 +15,8 @@ fn main() {
         .source(source)
         .clang_args([multiarch.as_str(), "-Wall", "-Wno-unused-function", "-O2", "-g"])
         .build_and_generate(out.join("mobility.skel.rs"))
-        .unwrap_or_else(|error| panic!("cannot compile {source}: {error:#}; clang 14 or later must be installed"));
+        .unwrap_or_else(|error| {
+            panic!("cannot compile {source}: {error:#}; clang 14 or later must be installed")
+        });
     println!("cargo:rerun-if-changed=src/bpf");
 }

@@ -24,7 +24,11 @@ use crate::timeline::Timeline;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Attach the programs to a device.
-    Attach { ifindex: u32, name: String, ethernet: bool },
+    Attach {
+        ifindex: u32,
+        name: String,
+        ethernet: bool,
+    },
     /// Keep an address on the parking device.
     Retire(IpAddr),
     /// Let go of it.
@@ -149,28 +153,50 @@ impl<D: Datapath> Agent<D> {
                 .filter(|number| self.datapath.knows_token(keys.token(*number), &identity))
                 .collect();
             managed.machine = managed.machine.with_tokens(managed.tokens.iter().copied());
-            managed.paths.extend(wire.map(|wire| (wire.wire.local, wire.path)));
+            managed
+                .paths
+                .extend(wire.map(|wire| (wire.wire.local, wire.path)));
             managed.tuples.extend(
-                arrivals.iter().filter(|(_, arrival)| arrival.identity == identity).map(|(t, a)| (*t, a.req_no)),
+                arrivals
+                    .iter()
+                    .filter(|(_, arrival)| arrival.identity == identity)
+                    .map(|(t, a)| (*t, a.req_no)),
             );
-            managed.tuples.keys().for_each(|tuple| self.ports.note(tuple.local));
+            managed
+                .tuples
+                .keys()
+                .for_each(|tuple| self.ports.note(tuple.local));
             self.hold(managed);
         }
         let adopted: Vec<Tuple> = self.sessions.keys().copied().collect();
         adopted.iter().for_each(|identity| self.settle(*identity));
         // What ended while nobody looked is released as if it had just ended.
-        let ended = Event::LocalClose { tcp_state: TcpState::Closed, reset: false };
-        dead.into_iter().for_each(|identity| self.advance(identity, ended.clone(), now));
+        let ended = Event::LocalClose {
+            tcp_state: TcpState::Closed,
+            reset: false,
+        };
+        dead.into_iter()
+            .for_each(|identity| self.advance(identity, ended.clone(), now));
         let known: HashSet<Tuple> = self.sessions.keys().copied().collect();
-        let fresh: Vec<Tuple> =
-            self.datapath.connections().into_iter().map(|(t, _)| t).filter(|t| !known.contains(t)).collect();
+        let fresh: Vec<Tuple> = self
+            .datapath
+            .connections()
+            .into_iter()
+            .map(|(t, _)| t)
+            .filter(|t| !known.contains(t))
+            .collect();
         fresh.into_iter().for_each(|identity| self.opened(identity));
-        let unneeded: Vec<IpAddr> =
-            self.retired.iter().copied().filter(|address| !self.holders.contains_key(address)).collect();
+        let unneeded: Vec<IpAddr> = self
+            .retired
+            .iter()
+            .copied()
+            .filter(|address| !self.holders.contains_key(address))
+            .collect();
         unneeded.into_iter().for_each(|address| self.let_go(address));
         if !self.sessions.is_empty() {
             let count = self.sessions.len();
-            self.timeline.note("", "adopted", format!("{count} connections of an earlier agent"));
+            self.timeline
+                .note("", "adopted", format!("{count} connections of an earlier agent"));
         }
         self.walk_if_due();
     }
@@ -178,8 +204,16 @@ impl<D: Datapath> Agent<D> {
     /// A change of the host's network.
     pub fn network_changed(&mut self, event: NetworkEvent, now: Timestamp) {
         match event {
-            NetworkEvent::DeviceAppeared { ifindex, name, ethernet } => {
-                self.effects.push(Effect::Attach { ifindex, name, ethernet });
+            NetworkEvent::DeviceAppeared {
+                ifindex,
+                name,
+                ethernet,
+            } => {
+                self.effects.push(Effect::Attach {
+                    ifindex,
+                    name,
+                    ethernet,
+                });
             }
             NetworkEvent::AddressLost { address } => self.address_lost(address, now),
             NetworkEvent::AddressGained { address, ifindex } => self.address_gained(address, ifindex, now),
@@ -197,14 +231,31 @@ impl<D: Datapath> Agent<D> {
                 let machine = &managed.machine;
                 !managed.released
                     && (machine.wire().local.address == address
-                        || machine.attempts().iter().any(|attempt| attempt.from.address == address)
-                        || machine.answered().iter().any(|answered| answered.tuple.local.address == address)
-                        || machine.lingering().iter().any(|lingering| lingering.tuple.local.address == address))
+                        || machine
+                            .attempts()
+                            .iter()
+                            .any(|attempt| attempt.from.address == address)
+                        || machine
+                            .answered()
+                            .iter()
+                            .any(|answered| answered.tuple.local.address == address)
+                        || machine
+                            .lingering()
+                            .iter()
+                            .any(|lingering| lingering.tuple.local.address == address))
             })
             .map(|managed| managed.identity)
             .collect();
         if self.holders.contains_key(&address) {
-            self.write(|datapath| datapath.put_source(address, Source { ifindex: 0, usable: false }));
+            self.write(|datapath| {
+                datapath.put_source(
+                    address,
+                    Source {
+                        ifindex: 0,
+                        usable: false,
+                    },
+                )
+            });
             if self.retired.insert(address) {
                 self.effects.push(Effect::Retire(address));
             }
@@ -214,18 +265,35 @@ impl<D: Datapath> Agent<D> {
         for identity in &concerned {
             self.advance(*identity, Event::AddressLost { local: address }, now);
         }
-        self.timeline.note("", "address_lost", format!("{address}, {} connections detached", concerned.len()));
+        self.timeline.note(
+            "",
+            "address_lost",
+            format!("{address}, {} connections detached", concerned.len()),
+        );
         tracing::info!(%address, connections = concerned.len(), "address lost");
         self.effects.push(Effect::UpdateFacts);
         self.effects.push(Effect::FindWaysOut);
     }
 
     fn address_gained(&mut self, address: IpAddr, ifindex: u32, now: Timestamp) {
-        self.write(|datapath| datapath.put_source(address, Source { ifindex, usable: true }));
+        self.write(|datapath| {
+            datapath.put_source(
+                address,
+                Source {
+                    ifindex,
+                    usable: true,
+                },
+            )
+        });
         let name = self.network.name(ifindex).unwrap_or("?").to_string();
-        self.timeline.note("", "address_gained", format!("{address} on {name}"));
+        self.timeline
+            .note("", "address_gained", format!("{address} on {name}"));
         tracing::info!(%address, device = name, "address gained");
-        for managed in self.sessions.values_mut().filter(|managed| managed.machine.is_parked()) {
+        for managed in self
+            .sessions
+            .values_mut()
+            .filter(|managed| managed.machine.is_parked())
+        {
             managed.usable_at.get_or_insert(now);
         }
         self.pairs.forgive();
@@ -244,7 +312,11 @@ impl<D: Datapath> Agent<D> {
                     && managed.machine.is_parked()
                     && !match managed.machine.state() {
                         migration::State::Closed => managed.paths.keys().any(|from| usable(from.address)),
-                        _ => managed.machine.attempts().iter().any(|attempt| usable(attempt.from.address)),
+                        _ => managed
+                            .machine
+                            .attempts()
+                            .iter()
+                            .any(|attempt| usable(attempt.from.address)),
                     }
             })
             .map(|managed| managed.identity)
@@ -253,7 +325,13 @@ impl<D: Datapath> Agent<D> {
 
     /// Starts an attempt from a way out that was found, at `peer` or where the peer was last.
     pub fn try_way_out(&mut self, identity: Tuple, way: WayOut, peer: Option<Endpoint>, now: Timestamp) {
-        let Some(managed) = self.sessions.get_mut(&identity).filter(|managed| !managed.released) else { return };
+        let Some(managed) = self
+            .sessions
+            .get_mut(&identity)
+            .filter(|managed| !managed.released)
+        else {
+            return;
+        };
         let ended = managed.machine.state() == migration::State::Closed;
         let tcp = match self.datapath.read_tcp(&identity) {
             Ok(Some(tcp)) => tcp,
@@ -270,15 +348,31 @@ impl<D: Datapath> Agent<D> {
         managed.usable_at.get_or_insert(now);
         let (tcp, random) = (snapshot(&tcp), rand::random());
         let event = match peer {
-            Some(peer) => Event::MigrateCommand { local, peer, tcp, random },
+            Some(peer) => Event::MigrateCommand {
+                local,
+                peer,
+                tcp,
+                random,
+            },
             None => {
                 let candidates = vec![managed.machine.wire().remote];
-                Event::AddressUsable { local, candidates, tcp, random }
+                Event::AddressUsable {
+                    local,
+                    candidates,
+                    tcp,
+                    random,
+                }
             }
         };
         self.advance(identity, event, now);
-        let Some(managed) = self.sessions.get_mut(&identity) else { return };
-        let used = managed.machine.attempts().iter().any(|attempt| attempt.from == local);
+        let Some(managed) = self.sessions.get_mut(&identity) else {
+            return;
+        };
+        let used = managed
+            .machine
+            .attempts()
+            .iter()
+            .any(|attempt| attempt.from == local);
         if !used && !ended && managed.paths.remove(&local).is_some() {
             // It was refused.
             self.ports.give_back(local);
@@ -291,28 +385,58 @@ impl<D: Datapath> Agent<D> {
         match event {
             Seen::Segment(kind, heard) => self.segment_heard(kind, heard, now),
             Seen::Committed { heard, again: _ } => {
-                self.advance(heard.identity, Event::Committed { req_no: heard.req_no, wire: heard.wire }, now);
+                self.advance(
+                    heard.identity,
+                    Event::Committed {
+                        req_no: heard.req_no,
+                        wire: heard.wire,
+                    },
+                    now,
+                );
             }
             Seen::Confirmed { identity, req_no, .. } => {
                 self.advance(identity, Event::PeerSegmentOn { req_no }, now);
             }
-            Seen::ResetHeld { identity, seq, ack, flags, .. } => self.reset_held(identity, seq, ack, flags, now),
-            Seen::Stranger { identity, wire, ack, flags, .. } => {
+            Seen::ResetHeld {
+                identity,
+                seq,
+                ack,
+                flags,
+                ..
+            } => self.reset_held(identity, seq, ack, flags, now),
+            Seen::Stranger {
+                identity,
+                wire,
+                ack,
+                flags,
+                ..
+            } => {
                 if flags & 0x02 != 0 {
-                    let event = Event::StrangeSynAck { from: wire.remote, to: wire.local, ack };
+                    let event = Event::StrangeSynAck {
+                        from: wire.remote,
+                        to: wire.local,
+                        ack,
+                    };
                     self.advance(identity, event, now);
                 }
                 self.timeline.count("strange_answer");
             }
-            Seen::Peer { identity, agent_port, initiated_here } => {
+            Seen::Peer {
+                identity,
+                agent_port,
+                initiated_here,
+            } => {
                 self.opened(identity);
                 self.meet(identity.remote.address, agent_port, initiated_here);
             }
-            Seen::TcpState { identity, old, new, .. } => self.socket_changed(identity, old, new, now),
+            Seen::TcpState {
+                identity, old, new, ..
+            } => self.socket_changed(identity, old, new, now),
             Seen::Suspect { identity } => {
-                if let (Some(managed), Ok(tcp)) =
-                    (self.sessions.get_mut(&identity), self.datapath.read_tcp(&identity))
-                {
+                if let (Some(managed), Ok(tcp)) = (
+                    self.sessions.get_mut(&identity),
+                    self.datapath.read_tcp(&identity),
+                ) {
                     managed.suspected_at = tcp;
                 }
                 self.advance(identity, Event::RetransmissionTimeout, now);
@@ -331,7 +455,9 @@ impl<D: Datapath> Agent<D> {
     }
 
     fn segment_heard(&mut self, kind: RequestType, heard: datapath::event::Heard, now: Timestamp) {
-        let Some(managed) = self.sessions.get_mut(&heard.identity) else { return };
+        let Some(managed) = self.sessions.get_mut(&heard.identity) else {
+            return;
+        };
         managed.chosen = (heard.candidate as usize).min(managed.candidates.len() - 1);
         let (from, to) = (heard.wire.remote, heard.wire.local);
         let event = match kind {
@@ -344,7 +470,13 @@ impl<D: Datapath> Agent<D> {
                     .unwrap_or(managed.machine.known());
                 let tcp = self.datapath.read_tcp(&heard.identity).ok().flatten();
                 // Back the way it came; the kernel's routing knows the next hop.
-                managed.paths.insert(to, Path { ifindex: heard.ifindex, next_hop: None });
+                managed.paths.insert(
+                    to,
+                    Path {
+                        ifindex: heard.ifindex,
+                        next_hop: None,
+                    },
+                );
                 let tcp = snapshot(&tcp.unwrap_or_default());
                 Event::MsynHeard {
                     from,
@@ -376,10 +508,20 @@ impl<D: Datapath> Agent<D> {
     }
 
     fn reset_held(&mut self, identity: Tuple, seq: u32, ack: u32, flags: u8, now: Timestamp) {
-        let Ok(Some(tcp)) = self.datapath.read_tcp(&identity) else { return };
-        let Some(managed) = self.sessions.get_mut(&identity) else { return };
+        let Ok(Some(tcp)) = self.datapath.read_tcp(&identity) else {
+            return;
+        };
+        let Some(managed) = self.sessions.get_mut(&identity) else {
+            return;
+        };
         managed.held_reset = Some(HeldReset { seq, ack, flags });
-        self.advance(identity, Event::ResetHeard { exact: seq == tcp.rcv_nxt }, now);
+        self.advance(
+            identity,
+            Event::ResetHeard {
+                exact: seq == tcp.rcv_nxt,
+            },
+            now,
+        );
     }
 
     fn socket_changed(&mut self, identity: Tuple, old: u32, new: u32, now: Timestamp) {
@@ -392,7 +534,10 @@ impl<D: Datapath> Agent<D> {
             (_, new) => (machine_state(new), false),
         };
         self.advance(identity, Event::LocalClose { tcp_state, reset }, now);
-        let done = self.sessions.get(&identity).is_some_and(|managed| !managed.is_active());
+        let done = self
+            .sessions
+            .get(&identity)
+            .is_some_and(|managed| !managed.is_active());
         if tcp_state == TcpState::Closed && !reset && done {
             // It never moved and both ends know that it is over.
             self.bury(identity);
@@ -408,8 +553,16 @@ impl<D: Datapath> Agent<D> {
                     pair.peer_name,
                     pair.peer_observed.address,
                     pair.epoch,
-                    if pair.self_behind_napt { ", this host is behind a NAPT" } else { "" },
-                    if pair.peer_behind_napt { ", the peer is behind a NAPT" } else { "" },
+                    if pair.self_behind_napt {
+                        ", this host is behind a NAPT"
+                    } else {
+                        ""
+                    },
+                    if pair.peer_behind_napt {
+                        ", the peer is behind a NAPT"
+                    } else {
+                        ""
+                    },
                 );
                 tracing::info!(peer = %pair.peer, "pair agreed: {detail}");
                 self.timeline.note("", "pair", detail);
@@ -420,7 +573,12 @@ impl<D: Datapath> Agent<D> {
                 let waiting: Vec<Tuple> = self.unpaired.drain().collect();
                 waiting.into_iter().for_each(|identity| self.opened(identity));
             }
-            PairEvent::Failed { peer, dialled, reason, detail } => {
+            PairEvent::Failed {
+                peer,
+                dialled,
+                reason,
+                detail,
+            } => {
                 self.timeline.note("", "pair_failed", format!("{peer}: {detail}"));
                 self.timeline.count(&format!("pair_failed_{reason}"));
                 tracing::warn!(%peer, dialled, reason, "no pair: {detail}; connections with this host stay plain TCP");
@@ -439,7 +597,9 @@ impl<D: Datapath> Agent<D> {
         if self.sessions.contains_key(&identity) {
             return;
         }
-        let Some(connection) = self.datapath.connection(&identity) else { return };
+        let Some(connection) = self.datapath.connection(&identity) else {
+            return;
+        };
         let isns = match connection.role {
             Role::Initiator => (connection.isn_local, connection.isn_remote),
             Role::Acceptor => (connection.isn_remote, connection.isn_local),
@@ -478,7 +638,11 @@ impl<D: Datapath> Agent<D> {
             return;
         }
         let peer = SocketAddr::new(peer, agent_port);
-        self.effects.push(if initiated_here { Effect::Dial(peer) } else { Effect::DialLater(peer) });
+        self.effects.push(if initiated_here {
+            Effect::Dial(peer)
+        } else {
+            Effect::DialLater(peer)
+        });
     }
 
     /// Whatever is due now.
@@ -508,14 +672,19 @@ impl<D: Datapath> Agent<D> {
         for identity in watched {
             self.look_at(identity, now);
         }
-        self.unpaired.retain(|identity| self.datapath.connection(identity).is_some());
+        self.unpaired
+            .retain(|identity| self.datapath.connection(identity).is_some());
         // An exchange that failed is tried again, ever less often, while there is a connection that needs it.
         let waiting: BTreeSet<(IpAddr, u16, bool)> = self
             .unpaired
             .iter()
             .filter_map(|identity| Some((identity, self.datapath.connection(identity)?)))
             .map(|(identity, connection)| {
-                (identity.remote.address, connection.peer_agent_port, connection.role == Role::Initiator)
+                (
+                    identity.remote.address,
+                    connection.peer_agent_port,
+                    connection.role == Role::Initiator,
+                )
             })
             .collect();
         for (peer, agent_port, initiated_here) in waiting {
@@ -527,8 +696,12 @@ impl<D: Datapath> Agent<D> {
     }
 
     fn look_at(&mut self, identity: Tuple, now: Timestamp) {
-        let Ok(tcp) = self.datapath.read_tcp(&identity) else { return };
-        let Some(managed) = self.sessions.get_mut(&identity) else { return };
+        let Ok(tcp) = self.datapath.read_tcp(&identity) else {
+            return;
+        };
+        let Some(managed) = self.sessions.get_mut(&identity) else {
+            return;
+        };
         let Some(tcp) = tcp else {
             managed.suspected_at = None;
             managed.restoring = None;
@@ -559,7 +732,9 @@ impl<D: Datapath> Agent<D> {
 
     /// One event for one connection: a step of its machine, and what that asks for.
     pub(crate) fn advance(&mut self, identity: Tuple, event: Event, now: Timestamp) {
-        let Some(managed) = self.sessions.get_mut(&identity) else { return };
+        let Some(managed) = self.sessions.get_mut(&identity) else {
+            return;
+        };
         tracing::trace!(connection = %identity, ?event, "event");
         let (next, actions) = step(managed.machine.clone(), event, now);
         managed.machine = next;
@@ -572,7 +747,9 @@ impl<D: Datapath> Agent<D> {
 
     /// Brings the data path to what a connection's machine now holds.
     pub(crate) fn settle(&mut self, identity: Tuple) {
-        let Some(managed) = self.sessions.get_mut(&identity) else { return };
+        let Some(managed) = self.sessions.get_mut(&identity) else {
+            return;
+        };
         let suspect = managed.machine.state() == migration::State::Suspect;
         let mark = !managed.released && (managed.is_active() || suspect);
         if managed.flags.mark != mark {
@@ -580,12 +757,21 @@ impl<D: Datapath> Agent<D> {
             self.walk = true;
         }
         let wanted = managed.wanted_tuples();
-        let gone: Vec<Tuple> = managed.tuples.keys().filter(|tuple| !wanted.contains_key(*tuple)).copied().collect();
+        let gone: Vec<Tuple> = managed
+            .tuples
+            .keys()
+            .filter(|tuple| !wanted.contains_key(*tuple))
+            .copied()
+            .collect();
         for tuple in gone {
             managed.tuples.remove(&tuple);
             self.datapath.remove_arrival(&tuple);
             let free = !wanted.keys().any(|kept| kept.local == tuple.local)
-                && !managed.machine.attempts().iter().any(|attempt| attempt.from == tuple.local);
+                && !managed
+                    .machine
+                    .attempts()
+                    .iter()
+                    .any(|attempt| attempt.from == tuple.local);
             if free {
                 managed.paths.remove(&tuple.local);
                 if tuple.local != identity.local {
@@ -606,8 +792,12 @@ impl<D: Datapath> Agent<D> {
                 continue;
             }
             for (index, set) in keys.iter().enumerate() {
-                let stored =
-                    self.datapath.put_token(set.token(number), &identity, set.incoming(managed.role), index as u32);
+                let stored = self.datapath.put_token(
+                    set.token(number),
+                    &identity,
+                    set.incoming(managed.role),
+                    index as u32,
+                );
                 if let Err(error) = stored {
                     self.timeline.count("datapath_error");
                     tracing::error!(%error, "a connection's token cannot be stored; it may not resume");
@@ -625,7 +815,11 @@ impl<D: Datapath> Agent<D> {
             before.map(|at| self.alarms.remove(&(at, identity)));
             self.alarms.extend(next.map(|at| (at, identity)));
         }
-        if active { self.active.insert(identity) } else { self.active.remove(&identity) };
+        if active {
+            self.active.insert(identity)
+        } else {
+            self.active.remove(&identity)
+        };
         self.update_load();
     }
 
@@ -668,7 +862,9 @@ impl<D: Datapath> Agent<D> {
     /// Forgets a connection altogether.
     pub(crate) fn bury(&mut self, identity: Tuple) {
         self.release(identity);
-        let Some(managed) = self.sessions.remove(&identity) else { return };
+        let Some(managed) = self.sessions.remove(&identity) else {
+            return;
+        };
         for number in &managed.tokens {
             for set in &managed.candidates {
                 self.datapath.remove_token(set.keys.token(*number), &identity);
@@ -682,7 +878,9 @@ impl<D: Datapath> Agent<D> {
 
     /// Frees what a connection held but its keys.
     pub(crate) fn release(&mut self, identity: Tuple) {
-        let Some(managed) = self.sessions.get_mut(&identity) else { return };
+        let Some(managed) = self.sessions.get_mut(&identity) else {
+            return;
+        };
         if std::mem::replace(&mut managed.released, true) {
             return;
         }
@@ -690,13 +888,19 @@ impl<D: Datapath> Agent<D> {
             self.datapath.remove_arrival(&tuple);
             managed.paths.entry(tuple.local).or_default();
         }
-        for local in std::mem::take(&mut managed.paths).into_keys().filter(|local| *local != identity.local) {
+        for local in std::mem::take(&mut managed.paths)
+            .into_keys()
+            .filter(|local| *local != identity.local)
+        {
             self.ports.give_back(local);
         }
         self.datapath.remove_wire(&identity);
         self.datapath.remove_heads(&identity);
         let address = identity.local.address;
-        let left = self.holders.get(&address).map_or(0, |count| count.saturating_sub(1));
+        let left = self
+            .holders
+            .get(&address)
+            .map_or(0, |count| count.saturating_sub(1));
         if left > 0 {
             self.holders.insert(address, left);
             return;
@@ -731,5 +935,10 @@ fn machine_state(number: u32) -> TcpState {
 }
 
 fn snapshot(tcp: &SocketState) -> TcpSnapshot {
-    TcpSnapshot { snd_una: tcp.snd_una, snd_nxt: tcp.snd_nxt, rcv_nxt: tcp.rcv_nxt, rto: std::time::Duration::ZERO }
+    TcpSnapshot {
+        snd_una: tcp.snd_una,
+        snd_nxt: tcp.snd_nxt,
+        rcv_nxt: tcp.rcv_nxt,
+        rto: std::time::Duration::ZERO,
+    }
 }

@@ -9,8 +9,14 @@ use crate::{ports, watch};
 
 /// Removes what is there; says what it was.
 pub async fn run(config: &Config) -> anyhow::Result<Vec<String>> {
-    if control::ask(&config.control_socket, &Request::Status).await.is_ok() {
-        bail!("an agent is running at {}; stop it first", config.control_socket.display());
+    if control::ask(&config.control_socket, &Request::Status)
+        .await
+        .is_ok()
+    {
+        bail!(
+            "an agent is running at {}; stop it first",
+            config.control_socket.display()
+        );
     }
     let mut removed = Vec::new();
     let (handle, _messages) = watch::open().context("cannot open netlink")?;
@@ -33,7 +39,10 @@ pub async fn run(config: &Config) -> anyhow::Result<Vec<String>> {
         removed.push(format!("maps and links pinned in {}", config.pin_dir.display()));
     }
     if ports::unreserve(ports::RESERVED.as_ref(), config.wire_ports).unwrap_or(false) {
-        removed.push(format!("reservation of ports {} to {}", config.wire_ports.0, config.wire_ports.1));
+        removed.push(format!(
+            "reservation of ports {} to {}",
+            config.wire_ports.0, config.wire_ports.1
+        ));
     }
     if config.control_socket.exists() {
         std::fs::remove_file(&config.control_socket).context("cannot remove the control socket")?;

@@ -115,7 +115,12 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { mig_wait: 900.0, linger: 60.0, reset: 3.0, heartbeat: 5.0 }
+        Self {
+            mig_wait: 900.0,
+            linger: 60.0,
+            reset: 3.0,
+            heartbeat: 5.0,
+        }
     }
 }
 
@@ -184,8 +189,10 @@ impl Config {
         };
         let mut figment = Figment::from(Serialized::defaults(Config::default()));
         if let Some(path) = path {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
+            let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
+                path: path.to_owned(),
+                error,
+            })?;
             // `trust` is one of two: what the file says replaces the default, it does not join it.
             let table = text.parse::<toml::Table>().unwrap_or_default();
             if let Some(trust) = table.get("trust") {
@@ -202,8 +209,10 @@ impl Config {
             figment = figment.merge(Toml::string(&text));
         }
         let shown = path.unwrap_or(default).to_owned();
-        let config: Self =
-            figment.extract().map_err(|error| ConfigError::Content { path: shown, error: Box::new(error) })?;
+        let config: Self = figment.extract().map_err(|error| ConfigError::Content {
+            path: shown,
+            error: Box::new(error),
+        })?;
         config.check()?;
         Ok(config)
     }
@@ -212,34 +221,55 @@ impl Config {
         let value = |key, error: String| Err(ConfigError::Value { key, error });
         let (first, last) = self.wire_ports;
         if first < 1024 || last < first || last - first < 63 {
-            return value("wire_ports", format!("{first} to {last} is no range of at least 64 ports above 1023"));
+            return value(
+                "wire_ports",
+                format!("{first} to {last} is no range of at least 64 ports above 1023"),
+            );
         }
         if (first..=last).contains(&self.agent_port) {
-            return value("agent_port", format!("{} lies within wire_ports; choose another", self.agent_port));
+            return value(
+                "agent_port",
+                format!("{} lies within wire_ports; choose another", self.agent_port),
+            );
         }
         if self.agent_port == 0 {
             return value("agent_port", "0 is no port; peers must find it".into());
         }
         if self.mark.count_ones() != 1 || self.agent_mark.count_ones() != 1 || self.mark == self.agent_mark {
-            return value("mark", "mark and agent_mark must be two different single bits".into());
+            return value(
+                "mark",
+                "mark and agent_mark must be two different single bits".into(),
+            );
         }
         if [self.mark, self.agent_mark].contains(&datapath::kernel::MARK_TRANSLATED) {
             let bit = datapath::kernel::MARK_TRANSLATED;
-            return value("mark", format!("{bit:#x} marks what is translated already; choose another bit"));
+            return value(
+                "mark",
+                format!("{bit:#x} marks what is translated already; choose another bit"),
+            );
         }
         // `all` and `default` are no devices where the kernel keeps settings by device name.
         let taken = ["lo", "all", "default", ".", ".."].contains(&self.device.as_str());
         let strange = |character: char| character.is_whitespace() || ['/', ':'].contains(&character);
         if taken || self.device.is_empty() || self.device.len() > 15 || self.device.contains(strange) {
-            return value("device", format!("`{}` is no name of a network device", self.device));
+            return value(
+                "device",
+                format!("`{}` is no name of a network device", self.device),
+            );
         }
         if self.table == 0 || (253..=255).contains(&self.table) {
-            return value("table", format!("{} is a table of the system; choose another", self.table));
+            return value(
+                "table",
+                format!("{} is a table of the system; choose another", self.table),
+            );
         }
         // Behind the rule of the local table, before that of the main table.
         if !(1..=32_763).contains(&self.rule_priority) {
             let priority = self.rule_priority;
-            return value("rule_priority", format!("{priority} leaves no room for three rules between 1 and 32765"));
+            return value(
+                "rule_priority",
+                format!("{priority} leaves no room for three rules between 1 and 32765"),
+            );
         }
         for (key, seconds) in [
             ("timeouts.mig_wait", self.timeouts.mig_wait),
@@ -248,7 +278,10 @@ impl Config {
             ("timeouts.heartbeat", self.timeouts.heartbeat),
         ] {
             if !(0.0..=31_536_000.0).contains(&seconds) {
-                return value(key, format!("{seconds} is no number of seconds between 0 and a year"));
+                return value(
+                    key,
+                    format!("{seconds} is no number of seconds between 0 and a year"),
+                );
             }
         }
         self.offers()?;
@@ -292,7 +325,10 @@ fn first_and_last<'de, D: serde::Deserializer<'de>>(value: D) -> Result<(u16, u1
     let ports = Vec::<u16>::deserialize(value)?;
     match ports[..] {
         [first, last] => Ok((first, last)),
-        _ => Err(serde::de::Error::invalid_length(ports.len(), &"the first and the last port of a range")),
+        _ => Err(serde::de::Error::invalid_length(
+            ports.len(),
+            &"the first and the last port of a range",
+        )),
     }
 }
 
@@ -305,13 +341,17 @@ fn parse_prefix(text: &str) -> Result<OfferedPrefix, String> {
         Some((address, length)) => (address, Some(length)),
         None => (rest, None),
     };
-    let address: IpAddr = address.parse().map_err(|_| format!("`{text}` is no prefix such as 192.0.2.0/24"))?;
+    let address: IpAddr = address
+        .parse()
+        .map_err(|_| format!("`{text}` is no prefix such as 192.0.2.0/24"))?;
     let longest = if address.is_ipv4() { 32 } else { 128 };
     let length = match length {
         None => longest,
-        Some(digits) => digits.parse().ok().filter(|length| *length <= longest).ok_or_else(|| {
-            format!("`{text}`: the prefix length must be a number up to {longest}")
-        })?,
+        Some(digits) => digits
+            .parse()
+            .ok()
+            .filter(|length| *length <= longest)
+            .ok_or_else(|| format!("`{text}`: the prefix length must be a number up to {longest}"))?,
     };
     Ok((address, length, offer))
 }

@@ -82,7 +82,9 @@ pub enum Reply {
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Another agent answers there.
-    #[error("another agent answers at {0}; stop it, or give this one its own `control_socket`, `pin_dir` and `device`")]
+    #[error(
+        "another agent answers at {0}; stop it, or give this one its own `control_socket`, `pin_dir` and `device`"
+    )]
     Taken(PathBuf),
     /// Something else is there.
     #[error("{0} exists and is no socket; remove it, or set another `control_socket`")]
@@ -99,7 +101,10 @@ pub enum ControlError {
 
 /// Binds the socket; one that a dead agent left behind is replaced. Only root may talk to it.
 pub async fn bind(path: &Path) -> Result<UnixListener, ControlError> {
-    let create = |error| ControlError::Create { path: path.to_owned(), error };
+    let create = |error| ControlError::Create {
+        path: path.to_owned(),
+        error,
+    };
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(create)?;
     }
@@ -194,9 +199,14 @@ async fn put(write: &mut (impl AsyncWriteExt + Unpin), value: &impl Serialize) -
 /// Asks a running agent.
 pub async fn ask(path: &Path, request: &Request) -> Result<Value, String> {
     let mut stream = connect(path).await?;
-    put(&mut stream, request).await.map_err(|error| error.to_string())?;
+    put(&mut stream, request)
+        .await
+        .map_err(|error| error.to_string())?;
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).await.map_err(|error| error.to_string())?;
+    BufReader::new(stream)
+        .read_line(&mut line)
+        .await
+        .map_err(|error| error.to_string())?;
     match serde_json::from_str(&line) {
         Ok(Answer::Done(value)) => Ok(value),
         Ok(Answer::Refused(why)) => Err(why),
@@ -205,9 +215,15 @@ pub async fn ask(path: &Path, request: &Request) -> Result<Value, String> {
 }
 
 /// Asks for entries and hands each to `each` as it comes.
-pub async fn follow(path: &Path, follow: bool, mut each: impl FnMut(Entry) -> io::Result<()>) -> Result<(), String> {
+pub async fn follow(
+    path: &Path,
+    follow: bool,
+    mut each: impl FnMut(Entry) -> io::Result<()>,
+) -> Result<(), String> {
     let mut stream = connect(path).await?;
-    put(&mut stream, &Request::Events { follow }).await.map_err(|error| error.to_string())?;
+    put(&mut stream, &Request::Events { follow })
+        .await
+        .map_err(|error| error.to_string())?;
     let mut lines = BufReader::new(stream).lines();
     while let Some(line) = lines.next_line().await.map_err(|error| error.to_string())? {
         let entry = serde_json::from_str(&line).map_err(|error| error.to_string())?;
@@ -220,6 +236,9 @@ pub async fn follow(path: &Path, follow: bool, mut each: impl FnMut(Entry) -> io
 
 async fn connect(path: &Path) -> Result<UnixStream, String> {
     UnixStream::connect(path).await.map_err(|error| {
-        format!("no agent answers at {}: {error}; is it running (systemctl status host-agent)?", path.display())
+        format!(
+            "no agent answers at {}: {error}; is it running (systemctl status host-agent)?",
+            path.display()
+        )
     })
 }

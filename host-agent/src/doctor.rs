@@ -12,21 +12,30 @@ use crate::drive;
 pub async fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = requirements::examine(&config.cgroup_path(), &config.pin_dir);
     findings.push(match drive::credentials(config) {
-        Ok(credentials) => {
-            finding("certificate", Verdict::Good, credentials.identity().agent_id().to_string())
-        }
+        Ok(credentials) => finding(
+            "certificate",
+            Verdict::Good,
+            credentials.identity().agent_id().to_string(),
+        ),
         Err(error) => finding("certificate", Verdict::Bad, format!("{error:#}")),
     });
-    let running = control::ask(&config.control_socket, &Request::Status).await.is_ok();
+    let running = control::ask(&config.control_socket, &Request::Status)
+        .await
+        .is_ok();
     findings.push(if running {
         finding("agent", Verdict::Good, "running")
     } else {
-        match TcpListener::bind(("::", config.agent_port)).or_else(|_| TcpListener::bind(("0.0.0.0", config.agent_port))) {
+        match TcpListener::bind(("::", config.agent_port))
+            .or_else(|_| TcpListener::bind(("0.0.0.0", config.agent_port)))
+        {
             Ok(_) => finding("agent", Verdict::Less, "not running"),
             Err(error) => finding(
                 "agent port",
                 Verdict::Bad,
-                format!("{} cannot be bound ({error}): stop what uses it, or set `agent_port`", config.agent_port),
+                format!(
+                    "{} cannot be bound ({error}): stop what uses it, or set `agent_port`",
+                    config.agent_port
+                ),
             ),
         }
     });
@@ -34,7 +43,11 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
 }
 
 fn finding(subject: &'static str, verdict: Verdict, detail: impl Into<String>) -> Finding {
-    Finding { subject, verdict, detail: detail.into() }
+    Finding {
+        subject,
+        verdict,
+        detail: detail.into(),
+    }
 }
 
 /// For people.
@@ -48,10 +61,16 @@ pub fn print(findings: &[Finding]) -> String {
         };
         lines.push(format!("{word:<5} {:<14} {}", finding.subject, finding.detail));
     }
-    lines.push(match findings.iter().filter(|finding| finding.verdict == Verdict::Bad).count() {
-        0 => "the agent can run here".into(),
-        1 => "one thing must be mended first".into(),
-        count => format!("{count} things must be mended first"),
-    });
+    lines.push(
+        match findings
+            .iter()
+            .filter(|finding| finding.verdict == Verdict::Bad)
+            .count()
+        {
+            0 => "the agent can run here".into(),
+            1 => "one thing must be mended first".into(),
+            count => format!("{count} things must be mended first"),
+        },
+    );
     lines.join("\n")
 }

@@ -54,7 +54,10 @@ pub struct Driver {
     credentials: channel::Sender<Credentials>,
     facts: channel::Sender<Arc<Local>>,
     pair_events: (mpsc::Sender<PairEvent>, mpsc::Receiver<PairEvent>),
-    later: (mpsc::Sender<std::net::SocketAddr>, mpsc::Receiver<std::net::SocketAddr>),
+    later: (
+        mpsc::Sender<std::net::SocketAddr>,
+        mpsc::Receiver<std::net::SocketAddr>,
+    ),
     clock: Clock,
     mtu: u32,
 }
@@ -118,7 +121,12 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
         agent,
         config,
     };
-    tokio::spawn(pairs::listen(listener, credentials, facts_receiver, driver.pair_events.0.clone()));
+    tokio::spawn(pairs::listen(
+        listener,
+        credentials,
+        facts_receiver,
+        driver.pair_events.0.clone(),
+    ));
     let (calls_sender, mut calls) = mpsc::channel(16);
     tokio::spawn(control::serve(control_listener, calls_sender));
 
@@ -172,7 +180,10 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let kept = driver.agent.sessions.len();
-    tracing::info!(connections = kept, "stopped; connections stay as they are (\"host-agent cleanup\" ends that)");
+    tracing::info!(
+        connections = kept,
+        "stopped; connections stay as they are (\"host-agent cleanup\" ends that)"
+    );
     Ok(())
 }
 
@@ -185,9 +196,15 @@ pub fn credentials(config: &Config) -> anyhow::Result<Credentials> {
 /// The trust setting in the identity crate's terms.
 pub fn trust(config: &Config) -> anyhow::Result<Trust> {
     Ok(match &config.trust {
-        TrustSetting::Ca(bundle) => Trust::Ca { bundle: bundle.clone() },
+        TrustSetting::Ca(bundle) => Trust::Ca {
+            bundle: bundle.clone(),
+        },
         TrustSetting::Pinned(pins) => Trust::Pinned {
-            fingerprints: pins.iter().map(|pin| pin.parse()).collect::<Result<_, _>>().context("`trust.pinned`")?,
+            fingerprints: pins
+                .iter()
+                .map(|pin| pin.parse())
+                .collect::<Result<_, _>>()
+                .context("`trust.pinned`")?,
         },
     })
 }
@@ -199,7 +216,9 @@ async fn listen(port: u16) -> anyhow::Result<tokio::net::TcpListener> {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(error).with_context(advice),
         // A host without IPv6.
-        Err(_) => tokio::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port)).await.with_context(advice),
+        Err(_) => tokio::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port))
+            .await
+            .with_context(advice),
     }
 }
 
@@ -256,9 +275,14 @@ impl Driver {
     async fn start(&mut self, handle: &rtnetlink::Handle) -> anyhow::Result<()> {
         let now = self.clock.now();
         let retired = self.parking.retired().await;
-        for message in watch::inventory(handle).await.context("cannot list links and addresses")? {
+        for message in watch::inventory(handle)
+            .await
+            .context("cannot list links and addresses")?
+        {
             let events = self.agent.network.apply(&message);
-            events.into_iter().for_each(|event| self.agent.network_changed(event, now));
+            events
+                .into_iter()
+                .for_each(|event| self.agent.network_changed(event, now));
         }
         self.agent.adopt(retired, now);
         // What was lost while no agent ran.
@@ -266,11 +290,17 @@ impl Driver {
             .agent
             .sessions
             .values()
-            .flat_map(|managed| [managed.machine.wire().local.address, managed.identity.local.address])
+            .flat_map(|managed| {
+                [
+                    managed.machine.wire().local.address,
+                    managed.identity.local.address,
+                ]
+            })
             .filter(|address| self.agent.network.device_of(*address).is_none())
             .collect();
         for address in std::collections::BTreeSet::from_iter(lost) {
-            self.agent.network_changed(crate::network::NetworkEvent::AddressLost { address }, now);
+            self.agent
+                .network_changed(crate::network::NetworkEvent::AddressLost { address }, now);
         }
         self.carry_out().await;
         Ok(())
@@ -311,7 +341,11 @@ impl Driver {
 
     async fn carry_out_one(&mut self, effect: Effect) {
         match effect {
-            Effect::Attach { ifindex, name, ethernet } => {
+            Effect::Attach {
+                ifindex,
+                name,
+                ethernet,
+            } => {
                 if ifindex == self.parking.ifindex {
                     return;
                 }
@@ -326,7 +360,10 @@ impl Driver {
                 }
             }
             Effect::Release(address) => match self.parking.release(address).await {
-                Ok(()) => self.agent.timeline.note("", "address_released", address.to_string()),
+                Ok(()) => self
+                    .agent
+                    .timeline
+                    .note("", "address_released", address.to_string()),
                 Err(error) => tracing::warn!(%error, "an address stays on the parking device"),
             },
             Effect::FindWaysOut => {
@@ -354,11 +391,18 @@ impl Driver {
     }
 
     /// One look at the routing table for each peer, then one attempt for each connection.
-    async fn find_ways_out(&mut self, connections: Vec<Tuple>, from: Option<IpAddr>, to: Option<Endpoint>) -> usize {
+    async fn find_ways_out(
+        &mut self,
+        connections: Vec<Tuple>,
+        from: Option<IpAddr>,
+        to: Option<Endpoint>,
+    ) -> usize {
         let mut ways: Vec<(IpAddr, Option<WayOut>)> = Vec::new();
         let mut begun = 0;
         for identity in connections {
-            let Some(managed) = self.agent.sessions.get(&identity) else { continue };
+            let Some(managed) = self.agent.sessions.get(&identity) else {
+                continue;
+            };
             let peer = to.map_or(managed.machine.wire().remote.address, |to| to.address);
             let way = match ways.iter().find(|(known, _)| *known == peer) {
                 Some((_, way)) => *way,
@@ -395,11 +439,19 @@ impl Driver {
             }
         }
         let next_hop = Some(route.gateway.unwrap_or(peer));
-        Some(WayOut { source, path: Path { ifindex: route.ifindex, next_hop } })
+        Some(WayOut {
+            source,
+            path: Path {
+                ifindex: route.ifindex,
+                next_hop,
+            },
+        })
     }
 
     fn dial_unless_paired(&mut self, peer: std::net::SocketAddr) {
-        if !self.agent.pairs.of(peer.ip(), peer.port()).is_empty() || !self.agent.pairs.may_dial(peer.ip(), peer.port()) {
+        if !self.agent.pairs.of(peer.ip(), peer.port()).is_empty()
+            || !self.agent.pairs.may_dial(peer.ip(), peer.port())
+        {
             return;
         }
         self.dial(peer);
@@ -440,9 +492,10 @@ impl Driver {
             }
             Request::Connections => done(serde_json::json!(self.agent.connection_rows())),
             Request::Pairs => done(serde_json::json!(self.agent.pair_rows())),
-            Request::Events { follow } => {
-                Reply::Stream(self.agent.timeline.recent(), follow.then(|| self.agent.timeline.follow()))
-            }
+            Request::Events { follow } => Reply::Stream(
+                self.agent.timeline.recent(),
+                follow.then(|| self.agent.timeline.follow()),
+            ),
             Request::Pair { host, port } => {
                 let peer = std::net::SocketAddr::new(host, port.unwrap_or(self.config.agent_port));
                 self.dial(peer);
@@ -465,7 +518,9 @@ impl Driver {
         if let Some(from) = from
             && self.agent.network.device_of(from).is_none()
         {
-            return Err(format!("{from} is no usable address of this host; see \"host-agent status\""));
+            return Err(format!(
+                "{from} is no usable address of this host; see \"host-agent status\""
+            ));
         }
         let chosen: Vec<Tuple> = self
             .agent

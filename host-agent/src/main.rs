@@ -14,7 +14,11 @@ use serde::de::DeserializeOwned;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("host-agent: cannot start: {error}");
@@ -50,18 +54,42 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let name = name.map_or_else(host_name, Ok)?;
             let report = identity::init_host(&ca, &identity, &name)?;
             println!("agent        {}", report.agent);
-            println!("fingerprint  {}   (for `trust.pinned` of peers)", report.fingerprint);
-            println!("certificate  {} ({:?})", report.certificate.display(), report.host);
+            println!(
+                "fingerprint  {}   (for `trust.pinned` of peers)",
+                report.fingerprint
+            );
+            println!(
+                "certificate  {} ({:?})",
+                report.certificate.display(),
+                report.host
+            );
             println!("key          {}", report.key.display());
-            println!("CA           {} ({:?})   (for `trust.ca`)", report.ca.display(), report.authority);
+            println!(
+                "CA           {} ({:?})   (for `trust.ca`)",
+                report.ca.display(),
+                report.authority
+            );
         }
         Command::Status => show(&socket, &Request::Status, cli.json, status::print_status).await?,
         Command::Connections => {
-            show(&socket, &Request::Connections, cli.json, |rows: &Vec<_>| status::print_connections(rows)).await?;
+            show(&socket, &Request::Connections, cli.json, |rows: &Vec<_>| {
+                status::print_connections(rows)
+            })
+            .await?;
         }
-        Command::Pairs => show(&socket, &Request::Pairs, cli.json, |rows: &Vec<_>| status::print_pairs(rows)).await?,
+        Command::Pairs => {
+            show(&socket, &Request::Pairs, cli.json, |rows: &Vec<_>| {
+                status::print_pairs(rows)
+            })
+            .await?
+        }
         Command::Pair { host, port } => plain(&socket, &Request::Pair { host, port }).await?,
-        Command::Migrate { connection, all: _, from, to } => {
+        Command::Migrate {
+            connection,
+            all: _,
+            from,
+            to,
+        } => {
             plain(&socket, &Request::Migrate { connection, from, to }).await?;
         }
         Command::Events { follow } => {
@@ -76,7 +104,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor => {
             let findings = doctor::examine(&config).await;
             println!("{}", doctor::print(&findings));
-            let bad = findings.iter().any(|finding| finding.verdict == datapath::requirements::Verdict::Bad);
+            let bad = findings
+                .iter()
+                .any(|finding| finding.verdict == datapath::requirements::Verdict::Bad);
             return Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
         Command::Cleanup => {
@@ -88,8 +118,13 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
                 println!("nothing of an agent was left here");
             }
         }
-        Command::Config { command: ConfigCommand::Check } => {
-            println!("{}", toml::to_string_pretty(&config).context("cannot show the configuration")?);
+        Command::Config {
+            command: ConfigCommand::Check,
+        } => {
+            println!(
+                "{}",
+                toml::to_string_pretty(&config).context("cannot show the configuration")?
+            );
         }
         Command::Completions { .. } => {}
     }
@@ -106,7 +141,10 @@ async fn show<T: DeserializeOwned>(
     if json {
         println!("{}", serde_json::to_string_pretty(&value)?);
     } else {
-        println!("{}", print(&serde_json::from_value(value).context("the agent is of another version")?));
+        println!(
+            "{}",
+            print(&serde_json::from_value(value).context("the agent is of another version")?)
+        );
     }
     Ok(())
 }
@@ -118,14 +156,18 @@ async fn plain(socket: &Path, request: &Request) -> anyhow::Result<()> {
 }
 
 fn host_name() -> anyhow::Result<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name; give --name")?;
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .context("cannot read the host name; give --name")?;
     Ok(name.trim().to_string())
 }
 
 fn start_log(config: &Config) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log)
         .with_context(|| format!("`log`: `{}` is no level or filter", config.log))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

@@ -21,9 +21,13 @@ pub fn serve(address: Option<SocketAddr>) -> anyhow::Result<()> {
 pub fn update<D: Datapath>(agent: &Agent<D>) {
     let live = || agent.sessions.values().filter(|managed| !managed.released);
     metrics::gauge!("mobility_connections").set(live().count() as f64);
-    metrics::gauge!("mobility_connections_moved")
-        .set(live().filter(|managed| managed.machine.committed().0 != 0).count() as f64);
-    metrics::gauge!("mobility_connections_parked").set(live().filter(|managed| managed.machine.is_parked()).count() as f64);
+    metrics::gauge!("mobility_connections_moved").set(
+        live()
+            .filter(|managed| managed.machine.committed().0 != 0)
+            .count() as f64,
+    );
+    metrics::gauge!("mobility_connections_parked")
+        .set(live().filter(|managed| managed.machine.is_parked()).count() as f64);
     metrics::gauge!("mobility_pairs").set(agent.pairs.all().count() as f64);
     metrics::gauge!("mobility_retired_addresses").set(agent.retired.len() as f64);
     for (name, count) in agent.timeline.counts() {

@@ -58,7 +58,12 @@ pub struct Network {
 impl Network {
     /// `parking`: index of the parking device, whose addresses do not count.
     pub fn new(parking: u32) -> Self {
-        Self { parking, links: HashMap::new(), addresses: HashMap::new(), usable: BTreeMap::new() }
+        Self {
+            parking,
+            links: HashMap::new(),
+            addresses: HashMap::new(),
+            usable: BTreeMap::new(),
+        }
     }
 
     /// The addresses that can be used now, with their devices.
@@ -88,7 +93,8 @@ impl Network {
             RouteNetlinkMessage::NewLink(link) => events.extend(self.link_changed(link)),
             RouteNetlinkMessage::DelLink(link) => {
                 self.links.remove(&link.header.index);
-                self.addresses.retain(|(ifindex, _), _| *ifindex != link.header.index);
+                self.addresses
+                    .retain(|(ifindex, _), _| *ifindex != link.header.index);
             }
             RouteNetlinkMessage::NewAddress(address) => self.address_changed(address),
             RouteNetlinkMessage::DelAddress(address) => {
@@ -154,16 +160,26 @@ impl Network {
                 **settled
                     && *ifindex != self.parking
                     && !is_local_only(*address)
-                    && self.links.get(ifindex).is_some_and(|link| link.up && !link.loopback)
+                    && self
+                        .links
+                        .get(ifindex)
+                        .is_some_and(|link| link.up && !link.loopback)
             })
             .map(|((ifindex, address), _)| (*address, *ifindex))
             .collect();
-        for address in self.usable.keys().filter(|address| !usable.contains_key(*address)) {
+        for address in self
+            .usable
+            .keys()
+            .filter(|address| !usable.contains_key(*address))
+        {
             events.push(NetworkEvent::AddressLost { address: *address });
         }
         for (address, ifindex) in &usable {
             if self.usable.get(address) != Some(ifindex) {
-                events.push(NetworkEvent::AddressGained { address: *address, ifindex: *ifindex });
+                events.push(NetworkEvent::AddressGained {
+                    address: *address,
+                    ifindex: *ifindex,
+                });
             }
         }
         self.usable = usable;
@@ -173,7 +189,9 @@ impl Network {
 fn is_local_only(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_unspecified() || v4.is_multicast(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_multicast() || v6.is_unicast_link_local(),
+        IpAddr::V6(v6) => {
+            v6.is_loopback() || v6.is_unspecified() || v6.is_multicast() || v6.is_unicast_link_local()
+        }
     }
 }
 

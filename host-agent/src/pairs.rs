@@ -45,7 +45,9 @@ pub async fn listen(
 ) {
     let slots = Arc::new(Semaphore::new(MAX_EXCHANGES));
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let Ok(slot) = slots.clone().acquire_owned().await else {
+            return;
+        };
         let (stream, peer) = match listener.accept().await {
             Ok((stream, peer)) => {
                 // An exchange is a handful of small messages, each waiting for the one before.
@@ -62,14 +64,22 @@ pub async fn listen(
         let local = facts_for(&facts, peer);
         tokio::spawn(async move {
             let outcome = identity::accept(stream, &credentials, &local, LIMIT).await;
-            let _ = events.send(told(outcome.map(|session| session.pair), peer, false)).await;
+            let _ = events
+                .send(told(outcome.map(|session| session.pair), peer, false))
+                .await;
             drop(slot);
         });
     }
 }
 
 /// Dials a peer's agent, from the address that the connections to it have.
-pub async fn dial(peer: SocketAddr, mark: u32, credentials: Credentials, facts: Facts, events: mpsc::Sender<PairEvent>) {
+pub async fn dial(
+    peer: SocketAddr,
+    mark: u32,
+    credentials: Credentials,
+    facts: Facts,
+    events: mpsc::Sender<PairEvent>,
+) {
     let local = facts_for(&facts, peer);
     let outcome = async {
         let stream = tokio::time::timeout(LIMIT, connect(peer, mark))
@@ -84,7 +94,12 @@ pub async fn dial(peer: SocketAddr, mark: u32, credentials: Credentials, facts: 
     };
     let event = match outcome.await {
         Ok(pair) => PairEvent::Agreed(Box::new(pair)),
-        Err((reason, detail)) => PairEvent::Failed { peer, dialled: true, reason, detail },
+        Err((reason, detail)) => PairEvent::Failed {
+            peer,
+            dialled: true,
+            reason,
+            detail,
+        },
     };
     let _ = events.send(event).await;
 }
@@ -109,7 +124,12 @@ fn facts_for(facts: &Facts, peer: SocketAddr) -> Local {
 fn told(outcome: Result<Pair, ExchangeError>, peer: SocketAddr, dialled: bool) -> PairEvent {
     match outcome {
         Ok(pair) => PairEvent::Agreed(Box::new(pair)),
-        Err(error) => PairEvent::Failed { peer, dialled, reason: error.reason(), detail: error.to_string() },
+        Err(error) => PairEvent::Failed {
+            peer,
+            dialled,
+            reason: error.reason(),
+            detail: error.to_string(),
+        },
     }
 }
 
@@ -123,12 +143,16 @@ pub struct Pairs {
 impl Pairs {
     /// With what the store remembers.
     pub fn new(store: PairStore) -> Self {
-        Self { store, dialled: HashMap::new() }
+        Self {
+            store,
+            dialled: HashMap::new(),
+        }
     }
 
     /// Takes up a finished exchange; an error means that it will be forgotten when the agent restarts.
     pub fn agreed(&mut self, pair: Pair) -> Result<(), identity::StoreError> {
-        self.dialled.retain(|(address, _), _| *address != pair.peer_observed.address);
+        self.dialled
+            .retain(|(address, _), _| *address != pair.peer_observed.address);
         self.store.insert(pair);
         self.store.save()
     }

@@ -22,7 +22,11 @@ pub struct WirePorts {
 impl WirePorts {
     /// Ports `first` to `last`, both included.
     pub fn new((first, last): (u16, u16)) -> Self {
-        Self { first, last, taken: HashSet::new() }
+        Self {
+            first,
+            last,
+            taken: HashSet::new(),
+        }
     }
 
     /// A free endpoint on that address; `None` when the range is used up.
@@ -62,7 +66,11 @@ pub fn reserve(path: &Path, (first, last): (u16, u16)) -> io::Result<Option<Stri
     if before.split(',').any(|part| part == range) {
         return Ok(None);
     }
-    let joined = if before.is_empty() { range } else { format!("{before},{range}") };
+    let joined = if before.is_empty() {
+        range
+    } else {
+        format!("{before},{range}")
+    };
     fs::write(path, joined)?;
     Ok(Some(before))
 }
@@ -71,12 +79,21 @@ pub fn reserve(path: &Path, (first, last): (u16, u16)) -> io::Result<Option<Stri
 pub fn unreserve(path: &Path, (first, last): (u16, u16)) -> io::Result<bool> {
     let before = fs::read_to_string(path)?.trim().to_string();
     let range = format!("{first}-{last}");
-    let kept: Vec<&str> = before.split(',').filter(|part| !part.is_empty() && *part != range).collect();
+    let kept: Vec<&str> = before
+        .split(',')
+        .filter(|part| !part.is_empty() && *part != range)
+        .collect();
     if kept.join(",") == before {
         return Ok(false);
     }
     // An empty write changes nothing; a lone newline clears the list.
-    fs::write(path, if kept.is_empty() { "\n".to_string() } else { kept.join(",") })?;
+    fs::write(
+        path,
+        if kept.is_empty() {
+            "\n".to_string()
+        } else {
+            kept.join(",")
+        },
+    )?;
     Ok(true)
 }
-

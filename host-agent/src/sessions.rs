@@ -95,11 +95,23 @@ impl Managed {
         candidates: Vec<KeySet>,
         policy: Policy,
     ) -> Self {
-        Self::with_machine(identity, role, isns, candidates, Machine::new(role, identity, policy))
+        Self::with_machine(
+            identity,
+            role,
+            isns,
+            candidates,
+            Machine::new(role, identity, policy),
+        )
     }
 
     /// One that an earlier agent left behind.
-    pub fn adopt(identity: Tuple, session: &Session, adopted: Adopted, policy: Policy, now: Timestamp) -> Self {
+    pub fn adopt(
+        identity: Tuple,
+        session: &Session,
+        adopted: Adopted,
+        policy: Policy,
+        now: Timestamp,
+    ) -> Self {
         let (initiator_to_acceptor, acceptor_to_initiator) = match session.role {
             Role::Initiator => (session.key_out.clone(), session.key_in.clone()),
             Role::Acceptor => (session.key_in.clone(), session.key_out.clone()),
@@ -109,7 +121,11 @@ impl Managed {
             acceptor_to_initiator,
             token_key: TokenKey::new(*session.key_token.as_bytes()),
         };
-        let set = KeySet { keys, pair_id: Uuid::from_bytes(session.pair_id), epoch: session.epoch };
+        let set = KeySet {
+            keys,
+            pair_id: Uuid::from_bytes(session.pair_id),
+            epoch: session.epoch,
+        };
         let machine = Machine::adopt(session.role, adopted, policy, now);
         let isns = (session.isn_initiator, session.isn_acceptor);
         let mut managed = Self::with_machine(identity, session.role, isns, vec![set], machine);
@@ -131,7 +147,11 @@ impl Managed {
             machine,
             candidates,
             chosen: 0,
-            flags: SessionFlags { hold_reset: true, watch: true, ..SessionFlags::default() },
+            flags: SessionFlags {
+                hold_reset: true,
+                watch: true,
+                ..SessionFlags::default()
+            },
             tokens: BTreeSet::new(),
             tuples: HashMap::new(),
             paths: HashMap::new(),
@@ -193,8 +213,10 @@ impl Managed {
             return wanted;
         }
         for (tuple, req_no) in &self.tuples {
-            let attempted =
-                machine.attempts().iter().any(|a| a.req_no == *req_no && a.from == tuple.local && a.tried(tuple.remote));
+            let attempted = machine
+                .attempts()
+                .iter()
+                .any(|a| a.req_no == *req_no && a.from == tuple.local && a.tried(tuple.remote));
             if attempted {
                 wanted.insert(*tuple, *req_no);
             }

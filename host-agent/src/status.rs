@@ -116,22 +116,37 @@ impl<D: Datapath> Agent<D> {
             uptime: about.uptime.as_secs_f64(),
             agent_id: about.agent_id.clone(),
             agent_port: about.agent_port,
-            addresses: self.network.usable().map(|(address, _)| address.to_string()).collect(),
+            addresses: self
+                .network
+                .usable()
+                .map(|(address, _)| address.to_string())
+                .collect(),
             retired_addresses: self.retired.iter().map(ToString::to_string).collect(),
             connections: live().count(),
-            moved: live().filter(|managed| managed.machine.committed().0 != 0).count(),
+            moved: live()
+                .filter(|managed| managed.machine.committed().0 != 0)
+                .count(),
             parked: live().filter(|managed| managed.machine.is_parked()).count(),
             unpaired: self.unpaired.len(),
             pairs: self.pairs.all().count(),
             wire_ports: self.ports.in_use(),
             counters: self.timeline.counts().clone(),
-            datapath: self.datapath.counters().into_iter().map(|(name, count)| (name.to_string(), count)).collect(),
+            datapath: self
+                .datapath
+                .counters()
+                .into_iter()
+                .map(|(name, count)| (name.to_string(), count))
+                .collect(),
         }
     }
 
     /// The connections, in the order of their tuples.
     pub fn connection_rows(&self) -> Vec<ConnectionRow> {
-        let mut live: Vec<&Managed> = self.sessions.values().filter(|managed| !managed.released).collect();
+        let mut live: Vec<&Managed> = self
+            .sessions
+            .values()
+            .filter(|managed| !managed.released)
+            .collect();
         live.sort_by_key(|managed| managed.identity);
         live.into_iter().map(row).collect()
     }
@@ -147,7 +162,11 @@ impl<D: Datapath> Agent<D> {
                 pair_id: pair.pair_id.to_string(),
                 epoch: pair.epoch,
                 observed: pair.peer_observed.address.to_string(),
-                direct: pair.peer_direct_addresses.iter().map(ToString::to_string).collect(),
+                direct: pair
+                    .peer_direct_addresses
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
                 agent_port: pair.peer_agent_port,
                 peer_behind_napt: pair.peer_behind_napt,
                 self_behind_napt: pair.self_behind_napt,
@@ -194,7 +213,10 @@ pub fn print_status(status: &Status) -> String {
     line("up for", format!("{:.0} s", status.uptime));
     line("agent port", status.agent_port.to_string());
     line("addresses", status.addresses.join(", "));
-    line("retired addresses", none_if_empty(status.retired_addresses.join(", ")));
+    line(
+        "retired addresses",
+        none_if_empty(status.retired_addresses.join(", ")),
+    );
     line(
         "connections",
         format!(
@@ -203,7 +225,12 @@ pub fn print_status(status: &Status) -> String {
         ),
     );
     line("pairs", status.pairs.to_string());
-    for (name, count) in status.counters.iter().chain(&status.datapath).filter(|(_, count)| **count > 0) {
+    for (name, count) in status
+        .counters
+        .iter()
+        .chain(&status.datapath)
+        .filter(|(_, count)| **count > 0)
+    {
         line(&format!("  {name}"), count.to_string());
     }
     table.to_string()
@@ -216,20 +243,36 @@ fn none_if_empty(text: String) -> String {
 /// For people.
 pub fn print_connections(rows: &[ConnectionRow]) -> String {
     if rows.is_empty() {
-        return "no connection can migrate; both hosts need an agent and a pair (see \"host-agent pairs\")".into();
+        return "no connection can migrate; both hosts need an agent and a pair (see \"host-agent pairs\")"
+            .into();
     }
-    let mut table = table(&["LOCAL", "REMOTE", "ON THE WIRE", "STATE", "ROLE", "MOVES", "RESUMED IN", "OUTAGE"]);
+    let mut table = table(&[
+        "LOCAL",
+        "REMOTE",
+        "ON THE WIRE",
+        "STATE",
+        "ROLE",
+        "MOVES",
+        "RESUMED IN",
+        "OUTAGE",
+    ]);
     for row in rows {
         let moved = row.wire_local != row.local || row.wire_remote != row.remote;
         table.add_row([
             row.local.clone(),
             row.remote.clone(),
-            if moved { format!("{} <-> {}", row.wire_local, row.wire_remote) } else { "the same".into() },
+            if moved {
+                format!("{} <-> {}", row.wire_local, row.wire_remote)
+            } else {
+                "the same".into()
+            },
             format!("{}{}", row.state, if row.parked { ", parked" } else { "" }),
             row.role.clone(),
             row.moves.to_string(),
-            row.last_resumption_ms.map_or("-".into(), |took| format!("{took:.1} ms")),
-            row.last_outage_s.map_or("-".into(), |outage| format!("{outage:.2} s")),
+            row.last_resumption_ms
+                .map_or("-".into(), |took| format!("{took:.1} ms")),
+            row.last_outage_s
+                .map_or("-".into(), |outage| format!("{outage:.2} s")),
         ]);
     }
     table.to_string()
@@ -262,6 +305,13 @@ pub fn print_pairs(rows: &[PairRow]) -> String {
 
 /// For people: one line.
 pub fn print_entry(entry: &Entry) -> String {
-    let connection = if entry.connection.is_empty() { "-" } else { &entry.connection };
-    format!("{:.3}  {:<16} {:<46} {}", entry.time, entry.what, connection, entry.detail)
+    let connection = if entry.connection.is_empty() {
+        "-"
+    } else {
+        &entry.connection
+    };
+    format!(
+        "{:.3}  {:<16} {:<46} {}",
+        entry.time, entry.what, connection, entry.detail
+    )
 }

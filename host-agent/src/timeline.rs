@@ -31,15 +31,26 @@ pub struct Timeline {
 
 impl Default for Timeline {
     fn default() -> Self {
-        Self { kept: VecDeque::new(), counts: BTreeMap::new(), followers: broadcast::Sender::new(1024) }
+        Self {
+            kept: VecDeque::new(),
+            counts: BTreeMap::new(),
+            followers: broadcast::Sender::new(1024),
+        }
     }
 }
 
 impl Timeline {
     /// Notes an entry.
     pub fn note(&mut self, connection: impl ToString, what: &str, detail: impl Into<String>) {
-        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-        let entry = Entry { time, connection: connection.to_string(), what: what.to_string(), detail: detail.into() };
+        let time = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0.0, |time| time.as_secs_f64());
+        let entry = Entry {
+            time,
+            connection: connection.to_string(),
+            what: what.to_string(),
+            detail: detail.into(),
+        };
         self.count(what);
         if self.kept.len() == KEPT {
             self.kept.pop_front();

@@ -37,7 +37,6 @@ impl KernelDatapath {
     pub fn attach_parking(&self, ifindex: u32) -> Result<(), DatapathError> {
         attach(self.program_fds().parking_egress, ifindex, TC_EGRESS)
     }
-
 }
 
 /// Takes our programs off a device, whoever attached them; says whether there were any. What others attached

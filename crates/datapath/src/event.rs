@@ -43,15 +43,42 @@ pub enum Event {
     /// A Migrate-Ack committed an attempt; `again`: it had been committed before.
     Committed { heard: Heard, again: bool },
     /// The peer's first ordinary segment on a committed tuple.
-    Confirmed { identity: Tuple, req_no: ReqNo, ack: u32 },
+    Confirmed {
+        identity: Tuple,
+        req_no: ReqNo,
+        ack: u32,
+    },
     /// A plain reset that the kernel would believe is held back.
-    ResetHeld { identity: Tuple, wire: Tuple, seq: u32, ack: u32, flags: u8 },
+    ResetHeld {
+        identity: Tuple,
+        wire: Tuple,
+        seq: u32,
+        ack: u32,
+        flags: u8,
+    },
     /// Our MSYN was answered by a SYN-ACK without the option, or by a reset.
-    Stranger { identity: Tuple, wire: Tuple, req_no: ReqNo, seq: u32, ack: u32, flags: u8 },
+    Stranger {
+        identity: Tuple,
+        wire: Tuple,
+        req_no: ReqNo,
+        seq: u32,
+        ack: u32,
+        flags: u8,
+    },
     /// The first connection with a peer that offers migration.
-    Peer { identity: Tuple, agent_port: u16, initiated_here: bool },
+    Peer {
+        identity: Tuple,
+        agent_port: u16,
+        initiated_here: bool,
+    },
     /// The socket of a session changed its state; numbers as the kernel's.
-    TcpState { identity: Tuple, old: u32, new: u32, snd_nxt: u32, rcv_nxt: u32 },
+    TcpState {
+        identity: Tuple,
+        old: u32,
+        new: u32,
+        snd_nxt: u32,
+        rcv_nxt: u32,
+    },
     /// A retransmission timed out, or a probe stayed unanswered.
     Suspect { identity: Tuple },
     /// An MSYN whose token is not known.
@@ -80,11 +107,35 @@ impl Event {
         let flags = raw.detail as u8;
         Some(match raw.kind {
             1 => Self::Segment(RequestType::from_number(raw.r#type as u8).ok()?, heard),
-            2 => Self::Committed { heard, again: raw.detail != 0 },
-            3 => Self::Confirmed { identity, req_no: ReqNo(raw.req_no), ack: raw.ack },
-            4 => Self::ResetHeld { identity, wire, seq: raw.seq, ack: raw.ack, flags },
-            5 => Self::Stranger { identity, wire, req_no: ReqNo(raw.req_no), seq: raw.seq, ack: raw.ack, flags },
-            6 => Self::Peer { identity, agent_port: raw.peer_agent_port, initiated_here: raw.detail == 0 },
+            2 => Self::Committed {
+                heard,
+                again: raw.detail != 0,
+            },
+            3 => Self::Confirmed {
+                identity,
+                req_no: ReqNo(raw.req_no),
+                ack: raw.ack,
+            },
+            4 => Self::ResetHeld {
+                identity,
+                wire,
+                seq: raw.seq,
+                ack: raw.ack,
+                flags,
+            },
+            5 => Self::Stranger {
+                identity,
+                wire,
+                req_no: ReqNo(raw.req_no),
+                seq: raw.seq,
+                ack: raw.ack,
+                flags,
+            },
+            6 => Self::Peer {
+                identity,
+                agent_port: raw.peer_agent_port,
+                initiated_here: raw.detail == 0,
+            },
             7 => Self::TcpState {
                 identity,
                 old: raw.detail,
@@ -93,7 +144,10 @@ impl Event {
                 rcv_nxt: raw.ack,
             },
             8 => Self::Suspect { identity },
-            9 => Self::UnknownToken { wire, token: Token(raw.token) },
+            9 => Self::UnknownToken {
+                wire,
+                token: Token(raw.token),
+            },
             _ => return None,
         })
     }

@@ -78,7 +78,13 @@ pub trait Datapath {
     /// Nothing any more.
     fn remove_arrival(&mut self, wire: &Tuple);
     /// Makes an attempt the wire tuple, if no later one is.
-    fn commit(&mut self, identity: &Tuple, wire: &Tuple, path: &Path, req_no: ReqNo) -> Result<(), DatapathError>;
+    fn commit(
+        &mut self,
+        identity: &Tuple,
+        wire: &Tuple,
+        path: &Path,
+        req_no: ReqNo,
+    ) -> Result<(), DatapathError>;
     /// Takes the way out from a connection whose wire tuple is that of `req_no`: its segments are parked until an
     /// attempt commits. Nothing happens when a later attempt has committed meanwhile.
     fn park(&mut self, identity: &Tuple, wire: &Tuple, req_no: ReqNo) -> Result<(), DatapathError>;

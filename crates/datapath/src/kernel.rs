@@ -23,10 +23,10 @@ use crate::event::Event;
 use crate::interface::{Datapath, DatapathError};
 use crate::send::{Injector, Sender};
 use crate::skeleton::{MobilitySkel, MobilitySkelBuilder, Plain, types as raw};
-use crate::walker::{Walker, walk};
 use crate::types::{
     Arrival, Connection, Heads, Path, Session, Source, TcpState, WireState, tuple_from_raw, tuple_to_raw,
 };
+use crate::walker::{Walker, walk};
 
 /// The bit on segments that have their wire tuple already, as in `translate.h`; not for other uses.
 pub const MARK_TRANSLATED: u32 = 0x0080_0000;
@@ -60,7 +60,9 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The pin directory is unusable.
-    #[error("cannot use {path} for pinned maps: {error}; it must lie on a BPF file system (mount -t bpf bpf /sys/fs/bpf)")]
+    #[error(
+        "cannot use {path} for pinned maps: {error}; it must lie on a BPF file system (mount -t bpf bpf /sys/fs/bpf)"
+    )]
     PinDirectory {
         /// The directory.
         path: PathBuf,
@@ -68,7 +70,9 @@ pub enum OpenError {
         error: String,
     },
     /// The programs were refused.
-    #[error("cannot load the BPF programs: {error}; run as root or grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (see \"host-agent doctor\")")]
+    #[error(
+        "cannot load the BPF programs: {error}; run as root or grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (see \"host-agent doctor\")"
+    )]
     Load {
         /// The cause.
         error: String,
@@ -112,18 +116,29 @@ impl KernelDatapath {
     /// # Errors
     /// [`OpenError`]; nothing is left attached then that was not before.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
-        let pin_error = |error: String| OpenError::PinDirectory { path: options.pin_dir.clone(), error };
+        let pin_error = |error: String| OpenError::PinDirectory {
+            path: options.pin_dir.clone(),
+            error,
+        };
         std::fs::create_dir_all(&options.pin_dir).map_err(|error| pin_error(error.to_string()))?;
         if !on_bpf_fs(&options.pin_dir) {
             return Err(pin_error("not on a BPF file system".into()));
         }
         let link_path = options.pin_dir.join("offer_link");
         let adopted = link_path.exists();
-        libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, |_, text| tracing::debug!(target: "libbpf", "{}", text.trim_end()))));
-        let load = |error: libbpf_rs::Error| OpenError::Load { error: format!("{error:#}") };
+        libbpf_rs::set_print(Some((
+            libbpf_rs::PrintLevel::Debug,
+            |_, text| tracing::debug!(target: "libbpf", "{}", text.trim_end()),
+        )));
+        let load = |error: libbpf_rs::Error| OpenError::Load {
+            error: format!("{error:#}"),
+        };
 
         let mut builder = MobilitySkelBuilder::default();
-        builder.obj_builder.pin_root_path(&options.pin_dir).map_err(load)?;
+        builder
+            .obj_builder
+            .pin_root_path(&options.pin_dir)
+            .map_err(load)?;
         // The skeleton borrows the object for as long as the process lives.
         let object = Box::leak(Box::new(MaybeUninit::uninit()));
         let open = builder.open(object).map_err(load)?;
@@ -133,7 +148,8 @@ impl KernelDatapath {
         let before: raw::config =
             find(&skeleton.maps.agent_config, &0u32.to_ne_bytes()).unwrap_or_else(Plain::zeroed);
         let config = raw::config {
-            netns_cookie: netns_cookie().map_err(|error| kernel("cannot identify the network namespace", error))?,
+            netns_cookie: netns_cookie()
+                .map_err(|error| kernel("cannot identify the network namespace", error))?,
             heartbeat_ns: monotonic_ns(),
             heartbeat_limit_ns: options.heartbeat_limit.as_nanos() as u64,
             mark: options.mark,
@@ -155,24 +171,41 @@ impl KernelDatapath {
         })?;
         let queue = Rc::clone(&opened_queue);
         let opened = ring(&skeleton.maps.opened, move |bytes| {
-            queue.borrow_mut().extend(raw::tuple::from_bytes(bytes).map(|tuple| tuple_from_raw(&tuple)));
+            queue
+                .borrow_mut()
+                .extend(raw::tuple::from_bytes(bytes).map(|tuple| tuple_from_raw(&tuple)));
         })?;
 
-        let cgroup_error =
-            |error: String| OpenError::Cgroup { path: options.cgroup.clone(), error };
+        let cgroup_error = |error: String| OpenError::Cgroup {
+            path: options.cgroup.clone(),
+            error,
+        };
         let cgroup = std::fs::File::open(&options.cgroup).map_err(|error| cgroup_error(error.to_string()))?;
         let mut datapath = Self {
-            sender: Sender::new(options.agent_mark).map_err(|error| kernel("cannot open raw sockets", error))?,
+            sender: Sender::new(options.agent_mark)
+                .map_err(|error| kernel("cannot open raw sockets", error))?,
             injector: Injector::new(options.parking_ifindex, options.parking_mac, options.agent_mark)
                 .map_err(|error| kernel("cannot open a packet socket on the parking device", error))?,
             sockops: {
                 // The configuration stands before the first program runs.
-                update(&skeleton.maps.agent_config, "agent_config", &0u32.to_ne_bytes(), &config)
-                    .map_err(|error| kernel("cannot write the configuration", error))?;
-                attach_offer(&skeleton, &link_path, cgroup.as_raw_fd()).map_err(|error| cgroup_error(format!("{error:#}")))?
+                update(
+                    &skeleton.maps.agent_config,
+                    "agent_config",
+                    &0u32.to_ne_bytes(),
+                    &config,
+                )
+                .map_err(|error| kernel("cannot write the configuration", error))?;
+                attach_offer(&skeleton, &link_path, cgroup.as_raw_fd())
+                    .map_err(|error| cgroup_error(format!("{error:#}")))?
             },
-            walker: Walker::start(skeleton.progs.reconcile.attach().map_err(|error| kernel("cannot attach the walk", error))?)
-                .map_err(|error| kernel("cannot start the walker", error))?,
+            walker: Walker::start(
+                skeleton
+                    .progs
+                    .reconcile
+                    .attach()
+                    .map_err(|error| kernel("cannot attach the walk", error))?,
+            )
+            .map_err(|error| kernel("cannot start the walker", error))?,
             skeleton,
             events,
             event_queue,
@@ -181,7 +214,9 @@ impl KernelDatapath {
             config,
             adopted,
         };
-        datapath.teach_listeners().map_err(|error| kernel("cannot walk the listeners", error))?;
+        datapath
+            .teach_listeners()
+            .map_err(|error| kernel("cannot walk the listeners", error))?;
         Ok(datapath)
     }
 
@@ -210,7 +245,8 @@ impl KernelDatapath {
     pub fn set_offer(&mut self, options: &Options) -> Result<(), OpenError> {
         self.config.offer_all = u32::from(options.offer_all);
         write_offers(&self.skeleton, options)?;
-        self.write_config().map_err(|error| kernel("cannot write the configuration", error))
+        self.write_config()
+            .map_err(|error| kernel("cannot write the configuration", error))
     }
 
     /// Runs the data path's SipHash over a 32 byte message, so that it can be compared with the wire crate's.
@@ -235,8 +271,17 @@ impl KernelDatapath {
     /// Runs a packet through the ingress program of Ethernet devices; returns its verdict. For tests.
     pub fn run_ingress(&self, frame: &[u8]) -> Result<u32, DatapathError> {
         let mut out = vec![0u8; frame.len() + 64];
-        let input = ProgramInput { data_in: Some(frame), data_out: Some(&mut out), ..Default::default() };
-        let output = self.skeleton.progs.ingress_ethernet.test_run(input).map_err(|error| refused("test run", error))?;
+        let input = ProgramInput {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..Default::default()
+        };
+        let output = self
+            .skeleton
+            .progs
+            .ingress_ethernet
+            .test_run(input)
+            .map_err(|error| refused("test run", error))?;
         Ok(output.return_value)
     }
 
@@ -247,14 +292,27 @@ impl KernelDatapath {
         packet[12] = 8;
         packet[ETHERNET..].copy_from_slice(request.bytes());
         let mut out = vec![0u8; packet.len()];
-        let input = ProgramInput { data_in: Some(&packet), data_out: Some(&mut out), ..Default::default() };
-        self.skeleton.progs.ask.test_run(input).map_err(|error| refused("cannot ask the data path", error))?;
+        let input = ProgramInput {
+            data_in: Some(&packet),
+            data_out: Some(&mut out),
+            ..Default::default()
+        };
+        self.skeleton
+            .progs
+            .ask
+            .test_run(input)
+            .map_err(|error| refused("cannot ask the data path", error))?;
         raw::request::from_bytes(&out[ETHERNET..])
             .ok_or_else(|| refused("cannot ask the data path", "short answer".to_string()))
     }
 
     fn write_config(&self) -> Result<(), DatapathError> {
-        update(&self.skeleton.maps.agent_config, "agent_config", &0u32.to_ne_bytes(), &self.config)
+        update(
+            &self.skeleton.maps.agent_config,
+            "agent_config",
+            &0u32.to_ne_bytes(),
+            &self.config,
+        )
     }
 }
 
@@ -285,12 +343,20 @@ impl Datapath for KernelDatapath {
     }
 
     fn forget_peer(&mut self, address: IpAddr, agent_port: u16) {
-        let key = raw::peer_key { address: address_bytes(address), agent_port: u32::from(agent_port) };
+        let key = raw::peer_key {
+            address: address_bytes(address),
+            agent_port: u32::from(agent_port),
+        };
         remove(&self.skeleton.maps.peers, key.bytes());
     }
 
     fn put_session(&mut self, identity: &Tuple, session: &Session) -> Result<(), DatapathError> {
-        update(&self.skeleton.maps.sessions, "sessions", tuple_to_raw(identity).bytes(), &raw::session::from(session))
+        update(
+            &self.skeleton.maps.sessions,
+            "sessions",
+            tuple_to_raw(identity).bytes(),
+            &raw::session::from(session),
+        )
     }
 
     fn sessions(&self) -> Vec<(Tuple, Session)> {
@@ -311,8 +377,13 @@ impl Datapath for KernelDatapath {
         candidate: u32,
     ) -> Result<(), DatapathError> {
         let key = token.0.to_ne_bytes();
-        let mut list = find::<raw::token_list>(&self.skeleton.maps.tokens, &key).unwrap_or_else(Plain::zeroed);
-        let entry = raw::token_entry { identity: tuple_to_raw(identity), key_in: *key_in.as_bytes(), candidate };
+        let mut list =
+            find::<raw::token_list>(&self.skeleton.maps.tokens, &key).unwrap_or_else(Plain::zeroed);
+        let entry = raw::token_entry {
+            identity: tuple_to_raw(identity),
+            key_in: *key_in.as_bytes(),
+            candidate,
+        };
         let used = list.used as usize;
         let same = list.entry[..used]
             .iter()
@@ -331,13 +402,17 @@ impl Datapath for KernelDatapath {
     fn knows_token(&self, token: Token, identity: &Tuple) -> bool {
         let identity = tuple_to_raw(identity);
         find::<raw::token_list>(&self.skeleton.maps.tokens, &token.0.to_ne_bytes()).is_some_and(|list| {
-            list.entry[..list.used as usize].iter().any(|entry| entry.identity.bytes() == identity.bytes())
+            list.entry[..list.used as usize]
+                .iter()
+                .any(|entry| entry.identity.bytes() == identity.bytes())
         })
     }
 
     fn remove_token(&mut self, token: Token, identity: &Tuple) {
         let key = token.0.to_ne_bytes();
-        let Some(mut list) = find::<raw::token_list>(&self.skeleton.maps.tokens, &key) else { return };
+        let Some(mut list) = find::<raw::token_list>(&self.skeleton.maps.tokens, &key) else {
+            return;
+        };
         let identity = tuple_to_raw(identity);
         let kept: Vec<_> = list.entry[..list.used as usize]
             .iter()
@@ -356,11 +431,17 @@ impl Datapath for KernelDatapath {
     }
 
     fn put_arrival(&mut self, wire: &Tuple, arrival: &Arrival) -> Result<(), DatapathError> {
-        update(&self.skeleton.maps.arrivals, "arrivals", tuple_to_raw(wire).bytes(), &raw::arrival::from(arrival))
+        update(
+            &self.skeleton.maps.arrivals,
+            "arrivals",
+            tuple_to_raw(wire).bytes(),
+            &raw::arrival::from(arrival),
+        )
     }
 
     fn arrival(&self, wire: &Tuple) -> Option<Arrival> {
-        find::<raw::arrival>(&self.skeleton.maps.arrivals, tuple_to_raw(wire).bytes()).map(|arrival| (&arrival).into())
+        find::<raw::arrival>(&self.skeleton.maps.arrivals, tuple_to_raw(wire).bytes())
+            .map(|arrival| (&arrival).into())
     }
 
     fn arrivals(&self) -> Vec<(Tuple, Arrival)> {
@@ -373,7 +454,13 @@ impl Datapath for KernelDatapath {
         remove(&self.skeleton.maps.arrivals, tuple_to_raw(wire).bytes());
     }
 
-    fn commit(&mut self, identity: &Tuple, wire: &Tuple, path: &Path, req_no: ReqNo) -> Result<(), DatapathError> {
+    fn commit(
+        &mut self,
+        identity: &Tuple,
+        wire: &Tuple,
+        path: &Path,
+        req_no: ReqNo,
+    ) -> Result<(), DatapathError> {
         let mut request = raw::request::zeroed();
         request.kind = 2;
         request.identity = tuple_to_raw(identity);
@@ -414,8 +501,16 @@ impl Datapath for KernelDatapath {
     }
 
     fn put_source(&mut self, address: IpAddr, source: Source) -> Result<(), DatapathError> {
-        let value = raw::source { ifindex: source.ifindex, usable: u32::from(source.usable) };
-        update(&self.skeleton.maps.sources, "sources", &address_bytes(address), &value)
+        let value = raw::source {
+            ifindex: source.ifindex,
+            usable: u32::from(source.usable),
+        };
+        update(
+            &self.skeleton.maps.sources,
+            "sources",
+            &address_bytes(address),
+            &value,
+        )
     }
 
     fn remove_source(&mut self, address: IpAddr) {
@@ -511,7 +606,11 @@ pub(crate) const COUNTERS: [&str; 19] = [
     "caught",
 ];
 
-fn attach_offer(skeleton: &MobilitySkel<'static>, path: &FilePath, cgroup: RawFd) -> Result<Link, libbpf_rs::Error> {
+fn attach_offer(
+    skeleton: &MobilitySkel<'static>,
+    path: &FilePath,
+    cgroup: RawFd,
+) -> Result<Link, libbpf_rs::Error> {
     if path.exists() {
         let mut link = Link::open(path)?;
         if link.update_prog(&skeleton.progs.offer).is_ok() {
@@ -532,7 +631,10 @@ fn write_offers(skeleton: &MobilitySkel<'static>, options: &Options) -> Result<(
     }
     for &(address, length, offer) in &options.offer {
         let length = u32::from(length) + if address.is_ipv4() { 96 } else { 0 };
-        let key = raw::prefix_key { length, address: address_bytes(address) };
+        let key = raw::prefix_key {
+            length,
+            address: address_bytes(address),
+        };
         map.update(key.bytes(), &u32::from(offer).to_ne_bytes(), MapFlags::ANY)
             .map_err(|error| kernel("cannot write the prefixes to offer migration to", error))?;
     }
@@ -554,20 +656,32 @@ where
     builder.build().map_err(error)
 }
 
-fn update<V: Plain>(map: &dyn MapCore, name: &'static str, key: &[u8], value: &V) -> Result<(), DatapathError> {
-    map.update(key, value.bytes(), MapFlags::ANY).map_err(|error| match error.kind() {
-        ErrorKind::OutOfMemory => DatapathError::MapFull { map: name },
-        _ if format!("{error:#}").contains("Argument list too long") => DatapathError::MapFull { map: name },
-        _ => refused(&format!("cannot write to the map `{name}`"), error),
-    })
+fn update<V: Plain>(
+    map: &dyn MapCore,
+    name: &'static str,
+    key: &[u8],
+    value: &V,
+) -> Result<(), DatapathError> {
+    map.update(key, value.bytes(), MapFlags::ANY)
+        .map_err(|error| match error.kind() {
+            ErrorKind::OutOfMemory => DatapathError::MapFull { map: name },
+            _ if format!("{error:#}").contains("Argument list too long") => {
+                DatapathError::MapFull { map: name }
+            }
+            _ => refused(&format!("cannot write to the map `{name}`"), error),
+        })
 }
 
 fn find<V: Plain>(map: &dyn MapCore, key: &[u8]) -> Option<V> {
-    map.lookup(key, MapFlags::ANY).ok().flatten().and_then(|value| V::from_bytes(&value))
+    map.lookup(key, MapFlags::ANY)
+        .ok()
+        .flatten()
+        .and_then(|value| V::from_bytes(&value))
 }
 
 fn all<K: Plain, V: Plain>(map: &impl MapCore) -> impl Iterator<Item = (K, V)> {
-    map.keys().filter_map(|key| Some((K::from_bytes(&key)?, find(map, &key)?)))
+    map.keys()
+        .filter_map(|key| Some((K::from_bytes(&key)?, find(map, &key)?)))
 }
 
 fn remove(map: &dyn MapCore, key: &[u8]) {
@@ -579,11 +693,17 @@ fn remove(map: &dyn MapCore, key: &[u8]) {
 }
 
 fn refused(what: &str, error: impl std::fmt::Display) -> DatapathError {
-    DatapathError::Kernel { what: what.to_string(), error: format!("{error:#}") }
+    DatapathError::Kernel {
+        what: what.to_string(),
+        error: format!("{error:#}"),
+    }
 }
 
 fn kernel(what: &'static str, error: impl std::fmt::Display) -> OpenError {
-    OpenError::Kernel { what, error: format!("{error:#}") }
+    OpenError::Kernel {
+        what,
+        error: format!("{error:#}"),
+    }
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC, the clock of the data path.
@@ -608,7 +728,11 @@ fn netns_cookie() -> std::io::Result<u64> {
             &mut length,
         )
     };
-    if result == 0 { Ok(cookie) } else { Err(std::io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(cookie)
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
 }
 
 fn on_bpf_fs(path: &FilePath) -> bool {

@@ -34,7 +34,9 @@ pub struct ParkingOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum ParkingError {
     /// Neither kind of device can be made.
-    #[error("cannot create the parking device {device}: {error}; the kernel needs CONFIG_DUMMY or CONFIG_IFB, and the agent CAP_NET_ADMIN")]
+    #[error(
+        "cannot create the parking device {device}: {error}; the kernel needs CONFIG_DUMMY or CONFIG_IFB, and the agent CAP_NET_ADMIN"
+    )]
     Create {
         /// Its name.
         device: String,
@@ -99,7 +101,12 @@ impl Parking {
             .execute()
             .await
             .map_err(netlink("cannot bring the parking device up"))?;
-        let parking = Self { handle, options, ifindex, mac };
+        let parking = Self {
+            handle,
+            options,
+            ifindex,
+            mac,
+        };
         parking.add_base_rules().await?;
         parking.set_mtu(None).await?;
         Ok(parking)
@@ -109,11 +116,13 @@ impl Parking {
         let first = self.options.rule_priority;
         let present = self.rules().await;
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            for (priority, mark, table) in
-                [(first, self.options.agent_mark, MAIN_TABLE), (first + 1, self.options.mark, self.options.table)]
-            {
+            for (priority, mark, table) in [
+                (first, self.options.agent_mark, MAIN_TABLE),
+                (first + 1, self.options.mark, self.options.table),
+            ] {
                 let known = present.iter().any(|rule| {
-                    rule.header.family == family && attribute_is(rule, |a| *a == RuleAttribute::Priority(priority))
+                    rule.header.family == family
+                        && attribute_is(rule, |a| *a == RuleAttribute::Priority(priority))
                 });
                 if known {
                     continue;
@@ -147,7 +156,9 @@ impl Parking {
                 .build();
             message.header.address_family = family;
             if let Some(mtu) = mtu {
-                message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+                message
+                    .attributes
+                    .push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
             }
             let result = self.handle.route().add(message).replace().execute().await;
             match result {
@@ -167,18 +178,26 @@ impl Parking {
         let mut request = self.handle.address().add(self.ifindex, address, prefix);
         if address.is_ipv6() {
             let message = request.message_mut();
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            message
+                .attributes
+                .push(AddressAttribute::Flags(AddressFlags::Nodad));
             let mut cache = rtnetlink::packet_route::address::CacheInfo::default();
             cache.ifa_preferred = 0;
             cache.ifa_valid = u32::MAX;
             message.attributes.push(AddressAttribute::CacheInfo(cache));
         }
-        ignore_existing(request.execute().await).map_err(netlink(format!("cannot keep the address {address}")))
+        ignore_existing(request.execute().await)
+            .map_err(netlink(format!("cannot keep the address {address}")))
     }
 
     /// Lets go of a kept address.
     pub async fn release(&self, address: IpAddr) -> Result<(), ParkingError> {
-        let mut stream = self.handle.address().get().set_link_index_filter(self.ifindex).execute();
+        let mut stream = self
+            .handle
+            .address()
+            .get()
+            .set_link_index_filter(self.ifindex)
+            .execute();
         while let Ok(Some(message)) = stream.try_next().await {
             if message.attributes.contains(&AddressAttribute::Address(address)) {
                 let gone = self.handle.address().del(message).execute().await;
@@ -192,7 +211,12 @@ impl Parking {
     /// The addresses that are kept.
     pub async fn retired(&self) -> Vec<IpAddr> {
         let mut found = Vec::new();
-        let mut stream = self.handle.address().get().set_link_index_filter(self.ifindex).execute();
+        let mut stream = self
+            .handle
+            .address()
+            .get()
+            .set_link_index_filter(self.ifindex)
+            .execute();
         while let Ok(Some(message)) = stream.try_next().await {
             found.extend(message.attributes.iter().find_map(|attribute| match attribute {
                 AddressAttribute::Address(address) if !is_link_local(*address) => Some(*address),
@@ -203,7 +227,11 @@ impl Parking {
     }
 
     fn rule_for(&self, address: IpAddr) -> RuleMessage {
-        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let family = if address.is_ipv4() {
+            AddressFamily::Inet
+        } else {
+            AddressFamily::Inet6
+        };
         let mut rule = rule_message(family, self.options.rule_priority + 2, self.options.table);
         rule.header.src_len = if address.is_ipv4() { 32 } else { 128 };
         rule.attributes.push(RuleAttribute::Source(address));
@@ -216,8 +244,20 @@ impl Parking {
     }
 
     /// How the host reaches a destination now, leaving from `source` when one is given.
-    pub async fn route_to(&self, destination: IpAddr, source: Option<IpAddr>, ifindex: Option<u32>) -> Option<Route> {
-        route_to(&self.handle, self.options.agent_mark, destination, source, ifindex).await
+    pub async fn route_to(
+        &self,
+        destination: IpAddr,
+        source: Option<IpAddr>,
+        ifindex: Option<u32>,
+    ) -> Option<Route> {
+        route_to(
+            &self.handle,
+            self.options.agent_mark,
+            destination,
+            source,
+            ifindex,
+        )
+        .await
     }
 
     /// Removes the device, its addresses, rules and routes, whoever made them. Says what it removed.
@@ -277,7 +317,9 @@ pub async fn route_to(
     ifindex: Option<u32>,
 ) -> Option<Route> {
     let prefix = if destination.is_ipv4() { 32 } else { 128 };
-    let mut builder = RouteMessageBuilder::<IpAddr>::new().destination_prefix(destination, prefix).ok()?;
+    let mut builder = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(destination, prefix)
+        .ok()?;
     if let Some(source) = source {
         builder = builder.source_prefix(source, prefix).ok()?;
     }
@@ -293,7 +335,11 @@ pub async fn route_to(
     }
     let mut stream = handle.route().get(message).execute();
     let answer = stream.try_next().await.ok()??;
-    let mut route = Route { ifindex: 0, gateway: None, source: None };
+    let mut route = Route {
+        ifindex: 0,
+        gateway: None,
+        source: None,
+    };
     for attribute in &answer.attributes {
         match attribute {
             RouteAttribute::Oif(index) => route.ifindex = *index,
@@ -320,15 +366,33 @@ fn is_link_local(address: IpAddr) -> bool {
 
 async fn create(handle: &Handle, device: &str) -> Result<(), ParkingError> {
     // A dummy where there is one; an ifb does the same.
-    if handle.link().add(LinkDummy::new(device).build()).execute().await.is_ok() {
+    if handle
+        .link()
+        .add(LinkDummy::new(device).build())
+        .execute()
+        .await
+        .is_ok()
+    {
         return Ok(());
     }
-    ignore_existing(handle.link().add(LinkIfb::new(device).build()).execute().await)
-        .map_err(|error| ParkingError::Create { device: device.to_string(), error })
+    ignore_existing(handle.link().add(LinkIfb::new(device).build()).execute().await).map_err(|error| {
+        ParkingError::Create {
+            device: device.to_string(),
+            error,
+        }
+    })
 }
 
 async fn find_device(handle: &Handle, device: &str) -> Option<LinkMessage> {
-    handle.link().get().match_name(device.to_string()).execute().try_next().await.ok().flatten()
+    handle
+        .link()
+        .get()
+        .match_name(device.to_string())
+        .execute()
+        .try_next()
+        .await
+        .ok()
+        .flatten()
 }
 
 fn mac_of(link: &LinkMessage) -> Option<[u8; 6]> {
@@ -343,7 +407,10 @@ fn quiet_device(device: &str) {
     for (path, value) in [
         (format!("/proc/sys/net/ipv6/conf/{device}/addr_gen_mode"), "1"),
         (format!("/proc/sys/net/ipv6/conf/{device}/accept_ra"), "0"),
-        (format!("/proc/sys/net/ipv6/conf/{device}/router_solicitations"), "0"),
+        (
+            format!("/proc/sys/net/ipv6/conf/{device}/router_solicitations"),
+            "0",
+        ),
         (format!("/proc/sys/net/ipv4/conf/{device}/src_valid_mark"), "1"),
         (format!("/proc/sys/net/ipv4/conf/{device}/rp_filter"), "0"),
     ] {

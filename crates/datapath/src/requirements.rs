@@ -26,11 +26,19 @@ pub enum Verdict {
 
 impl Finding {
     fn good(subject: &'static str, detail: impl Into<String>) -> Self {
-        Self { subject, verdict: Verdict::Good, detail: detail.into() }
+        Self {
+            subject,
+            verdict: Verdict::Good,
+            detail: detail.into(),
+        }
     }
 
     fn bad(subject: &'static str, detail: impl Into<String>) -> Self {
-        Self { subject, verdict: Verdict::Bad, detail: detail.into() }
+        Self {
+            subject,
+            verdict: Verdict::Bad,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -38,8 +46,12 @@ impl Finding {
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Capabilities by number, as in `linux/capability.h`.
-const CAPABILITIES: [(u32, &str); 4] =
-    [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+const CAPABILITIES: [(u32, &str); 4] = [
+    (12, "CAP_NET_ADMIN"),
+    (13, "CAP_NET_RAW"),
+    (38, "CAP_PERFMON"),
+    (39, "CAP_BPF"),
+];
 
 /// Looks at everything that can be known without changing anything.
 pub fn examine(cgroup: &Path, pin_dir: &Path) -> Vec<Finding> {
@@ -55,7 +67,9 @@ pub fn examine(cgroup: &Path, pin_dir: &Path) -> Vec<Finding> {
 fn kernel_version() -> Finding {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
-    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut numbers = release
+        .split(['.', '-'])
+        .map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version >= (6, 1) {
         Finding::good("kernel", release)
@@ -71,7 +85,10 @@ pub fn btf(path: &Path) -> Finding {
     } else {
         Finding::bad(
             "BTF",
-            format!("{} is missing; the kernel must be built with CONFIG_DEBUG_INFO_BTF", path.display()),
+            format!(
+                "{} is missing; the kernel must be built with CONFIG_DEBUG_INFO_BTF",
+                path.display()
+            ),
         )
     }
 }
@@ -85,14 +102,20 @@ pub fn capabilities(status: &str) -> Finding {
         .unwrap_or(0);
     // CAP_SYS_ADMIN implies CAP_BPF and CAP_PERFMON.
     let has = |number: u32| effective >> number & 1 == 1 || (number >= 38 && effective >> 21 & 1 == 1);
-    let missing: Vec<&str> =
-        CAPABILITIES.iter().filter(|(number, _)| !has(*number)).map(|(_, name)| *name).collect();
+    let missing: Vec<&str> = CAPABILITIES
+        .iter()
+        .filter(|(number, _)| !has(*number))
+        .map(|(_, name)| *name)
+        .collect();
     if missing.is_empty() {
         Finding::good("capabilities", "CAP_NET_ADMIN, CAP_NET_RAW, CAP_PERFMON, CAP_BPF")
     } else {
         Finding::bad(
             "capabilities",
-            format!("{} missing; run as root or grant it in the unit file", missing.join(", ")),
+            format!(
+                "{} missing; run as root or grant it in the unit file",
+                missing.join(", ")
+            ),
         )
     }
 }
@@ -113,13 +136,22 @@ fn cgroup_finding(cgroup: &Path) -> Finding {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     let advice = match cgroup2_mount(&mounts) {
         Some(mount) => format!("set `cgroup` to a directory below {}", mount.display()),
-        None => "only cgroup version 1 is mounted; mount version 2 (mount -t cgroup2 none /sys/fs/cgroup/unified)".into(),
+        None => {
+            "only cgroup version 1 is mounted; mount version 2 (mount -t cgroup2 none /sys/fs/cgroup/unified)"
+                .into()
+        }
     };
-    Finding::bad("cgroup", format!("{} is no cgroup of version 2: {advice}", cgroup.display()))
+    Finding::bad(
+        "cgroup",
+        format!("{} is no cgroup of version 2: {advice}", cgroup.display()),
+    )
 }
 
 fn pin_finding(pin_dir: &Path) -> Finding {
-    let existing = pin_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let existing = pin_dir
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("/"));
     let on_bpf = nix::sys::statfs::statfs(existing)
         .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC);
     if on_bpf {
@@ -127,7 +159,10 @@ fn pin_finding(pin_dir: &Path) -> Finding {
     } else {
         Finding::bad(
             "pin directory",
-            format!("{} is not on a BPF file system; mount one (mount -t bpf bpf /sys/fs/bpf)", pin_dir.display()),
+            format!(
+                "{} is not on a BPF file system; mount one (mount -t bpf bpf /sys/fs/bpf)",
+                pin_dir.display()
+            ),
         )
     }
 }

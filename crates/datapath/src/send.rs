@@ -36,7 +36,10 @@ impl Sender {
     /// Sends a complete IP packet, out of the given device if one is named.
     pub fn send(&self, packet: &[u8], ifindex: Option<u32>) -> Result<(), DatapathError> {
         let Some(to) = destination(packet) else {
-            return Err(DatapathError::Kernel { what: "cannot send".into(), error: "not an IP packet".into() });
+            return Err(DatapathError::Kernel {
+                what: "cannot send".into(),
+                error: "not an IP packet".into(),
+            });
         };
         let socket = match to {
             IpAddr::V4(_) => &self.v4,
@@ -51,7 +54,13 @@ impl Sender {
 }
 
 /// `sendmsg` with the device as ancillary data, so that routing follows the caller's decision.
-fn send_by(socket: &Socket, packet: &[u8], address: &SockAddr, to: IpAddr, ifindex: Option<u32>) -> io::Result<()> {
+fn send_by(
+    socket: &Socket,
+    packet: &[u8],
+    address: &SockAddr,
+    to: IpAddr,
+    ifindex: Option<u32>,
+) -> io::Result<()> {
     let Some(ifindex) = ifindex else {
         return socket.send_to(packet, address).map(drop);
     };
@@ -68,7 +77,10 @@ fn send_by(socket: &Socket, packet: &[u8], address: &SockAddr, to: IpAddr, ifind
             nix::sys::socket::ControlMessage::Ipv4PacketInfo(&v4)
         }
         IpAddr::V6(_) => {
-            v6 = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: [0; 16] }, ipi6_ifindex: ifindex };
+            v6 = libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr { s6_addr: [0; 16] },
+                ipi6_ifindex: ifindex,
+            };
             nix::sys::socket::ControlMessage::Ipv6PacketInfo(&v6)
         }
     };
@@ -85,8 +97,16 @@ fn send_by(socket: &Socket, packet: &[u8], address: &SockAddr, to: IpAddr, ifind
 
 fn destination(packet: &[u8]) -> Option<IpAddr> {
     match packet.first()? >> 4 {
-        4 => packet.get(16..20)?.try_into().ok().map(|octets: [u8; 4]| IpAddr::V4(Ipv4Addr::from(octets))),
-        6 => packet.get(24..40)?.try_into().ok().map(|octets: [u8; 16]| IpAddr::V6(Ipv6Addr::from(octets))),
+        4 => packet
+            .get(16..20)?
+            .try_into()
+            .ok()
+            .map(|octets: [u8; 4]| IpAddr::V4(Ipv4Addr::from(octets))),
+        6 => packet
+            .get(24..40)?
+            .try_into()
+            .ok()
+            .map(|octets: [u8; 16]| IpAddr::V6(Ipv6Addr::from(octets))),
         _ => None,
     }
 }
@@ -112,7 +132,10 @@ impl Injector {
     /// Hands an IP packet to the local stack.
     pub fn deliver(&self, packet: &[u8]) -> Result<(), DatapathError> {
         let Some(to) = destination(packet) else {
-            return Err(DatapathError::Kernel { what: "cannot deliver".into(), error: "not an IP packet".into() });
+            return Err(DatapathError::Kernel {
+                what: "cannot deliver".into(),
+                error: "not an IP packet".into(),
+            });
         };
         let protocol: u16 = if to.is_ipv4() { 0x0800 } else { 0x86dd };
         let mut frame = Vec::with_capacity(14 + packet.len());
@@ -141,7 +164,10 @@ impl Injector {
             )
         };
         if sent < 0 {
-            return Err(DatapathError::Send { to, error: io::Error::last_os_error() });
+            return Err(DatapathError::Send {
+                to,
+                error: io::Error::last_os_error(),
+            });
         }
         Ok(())
     }

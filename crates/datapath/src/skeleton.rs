@@ -44,6 +44,6 @@ macro_rules! plain {
 }
 
 plain!(
-    config, connection, session, token_list, wire_state, arrival, source, heads, peer_key, prefix_key, event, request,
-    tuple, path, frame
+    config, connection, session, token_list, wire_state, arrival, source, heads, peer_key, prefix_key, event,
+    request, tuple, path, frame
 );

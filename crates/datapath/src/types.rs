@@ -207,7 +207,11 @@ fn role_to_raw(role: Role) -> u8 {
 }
 
 fn role_from_raw(role: u8) -> Role {
-    if role == 0 { Role::Initiator } else { Role::Acceptor }
+    if role == 0 {
+        Role::Initiator
+    } else {
+        Role::Acceptor
+    }
 }
 
 impl From<&raw::connection> for Connection {
@@ -233,7 +237,12 @@ impl SessionFlags {
     }
 
     fn from_raw(flags: u32) -> Self {
-        Self { mark: flags & 1 != 0, raise: flags & 2 != 0, hold_reset: flags & 4 != 0, watch: flags & 8 != 0 }
+        Self {
+            mark: flags & 1 != 0,
+            raise: flags & 2 != 0,
+            hold_reset: flags & 4 != 0,
+            watch: flags & 8 != 0,
+        }
     }
 }
 
@@ -281,20 +290,31 @@ impl From<&Path> for raw::path {
             Some(hop @ IpAddr::V4(_)) => (libc::AF_INET as u32, address_bytes(hop)),
             Some(hop @ IpAddr::V6(_)) => (libc::AF_INET6 as u32, address_bytes(hop)),
         };
-        Self { ifindex: value.ifindex, next_hop_family: family, next_hop: hop }
+        Self {
+            ifindex: value.ifindex,
+            next_hop_family: family,
+            next_hop: hop,
+        }
     }
 }
 
 impl From<&raw::path> for Path {
     fn from(value: &raw::path) -> Self {
         let next_hop = (value.next_hop_family != 0).then(|| address_from_bytes(value.next_hop));
-        Self { ifindex: value.ifindex, next_hop }
+        Self {
+            ifindex: value.ifindex,
+            next_hop,
+        }
     }
 }
 
 impl From<&raw::wire_state> for WireState {
     fn from(value: &raw::wire_state) -> Self {
-        Self { req_no: ReqNo(value.req_no), wire: tuple_from_raw(&value.wire), path: (&value.path).into() }
+        Self {
+            req_no: ReqNo(value.req_no),
+            wire: tuple_from_raw(&value.wire),
+            path: (&value.path).into(),
+        }
     }
 }
 
@@ -341,7 +361,10 @@ impl TcpState {
         if value.found == 0 {
             return None;
         }
-        let offered = value.rcv_wup.wrapping_add(value.rcv_wnd).wrapping_sub(value.rcv_nxt);
+        let offered = value
+            .rcv_wup
+            .wrapping_add(value.rcv_wnd)
+            .wrapping_sub(value.rcv_nxt);
         Some(Self {
             tcp_state: value.tcp_state,
             snd_una: value.snd_una,
@@ -363,8 +386,14 @@ impl Heads {
     pub(crate) fn from_raw(value: &raw::heads) -> Self {
         let frame = |frame: &raw::frame| {
             let length = (frame.length as usize).min(frame.bytes.len());
-            (length > 0).then(|| Frame { seq: frame.seq, bytes: frame.bytes[..length].to_vec() })
+            (length > 0).then(|| Frame {
+                seq: frame.seq,
+                bytes: frame.bytes[..length].to_vec(),
+            })
         };
-        Self { head: frame(&value.head), last: frame(&value.last) }
+        Self {
+            head: frame(&value.head),
+            last: frame(&value.last),
+        }
     }
 }

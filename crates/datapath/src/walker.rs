@@ -14,7 +14,9 @@ impl Walker {
     /// Starts the thread; it ends when the walker is dropped.
     pub(crate) fn start(link: Link) -> std::io::Result<Self> {
         let (wanted, requests) = sync_channel(1);
-        std::thread::Builder::new().name("socket-walk".into()).spawn(move || work(&link, &requests))?;
+        std::thread::Builder::new()
+            .name("socket-walk".into())
+            .spawn(move || work(&link, &requests))?;
         Ok(Self { wanted })
     }
 

@@ -10,8 +10,8 @@ use std::ops::Range;
 use pnet::packet::MutablePacket;
 
 use crate::flags::Flags;
-use crate::option::Options;
 use crate::ip::{self, Captured, IpFields, Unreadable};
+use crate::option::Options;
 use crate::segment::EmitError;
 use crate::tuple::Tuple;
 
@@ -74,7 +74,10 @@ pub fn cut_frame(
     if room == 0 {
         return Err(FrameError::NoRoom);
     }
-    (0..length.max(1)).step_by(room).map(|start| piece(&frame, wire, start..length.min(start + room), timestamps)).collect()
+    (0..length.max(1))
+        .step_by(room)
+        .map(|start| piece(&frame, wire, start..length.min(start + room), timestamps))
+        .collect()
 }
 
 /// A part of the frame's data behind the frame's own header.

@@ -37,7 +37,8 @@ pub fn unreachable(tuple: Tuple, seq: u32) -> Result<Vec<u8>, EmitError> {
                 icmp.set_icmp_type(IcmpTypes::DestinationUnreachable);
                 icmp.set_icmp_code(IcmpCodes::DestinationHostUnreachable);
                 icmp.set_payload(quoted);
-                let sum = IcmpPacket::new(icmp.packet()).map_or(0, |view| pnet::packet::icmp::checksum(&view));
+                let sum =
+                    IcmpPacket::new(icmp.packet()).map_or(0, |view| pnet::packet::icmp::checksum(&view));
                 icmp.set_checksum(sum);
             }
             if let Some(mut ip) = MutableIpv4Packet::new(header) {
@@ -60,8 +61,9 @@ pub fn unreachable(tuple: Tuple, seq: u32) -> Result<Vec<u8>, EmitError> {
             if let Some(mut icmp) = MutableIcmpv6Packet::new(message) {
                 icmp.set_icmpv6_type(Icmpv6Types::DestinationUnreachable);
                 icmp.set_icmpv6_code(Icmpv6Code(0));
-                let sum = Icmpv6Packet::new(icmp.packet())
-                    .map_or(0, |view| pnet::packet::icmpv6::checksum(&view, &source, &destination));
+                let sum = Icmpv6Packet::new(icmp.packet()).map_or(0, |view| {
+                    pnet::packet::icmpv6::checksum(&view, &source, &destination)
+                });
                 icmp.set_checksum(sum);
             }
             if let Some(mut ip) = MutableIpv6Packet::new(header) {
@@ -92,7 +94,10 @@ mod tests {
     #[test]
     fn the_error_goes_to_us_and_quotes_the_segment() {
         let v4 = unreachable(tuple("192.0.2.1", "198.51.100.7"), 0x0102_0304).unwrap();
-        assert_eq!((v4[9], &v4[16..20], v4[20], v4[21]), (1, &[192, 0, 2, 1][..], 3, 1));
+        assert_eq!(
+            (v4[9], &v4[16..20], v4[20], v4[21]),
+            (1, &[192, 0, 2, 1][..], 3, 1)
+        );
         assert_eq!(&v4[28 + 24..28 + 28], &[1, 2, 3, 4]);
         let view = IcmpPacket::new(&v4[20..]).unwrap();
         assert_eq!(view.get_checksum(), pnet::packet::icmp::checksum(&view));

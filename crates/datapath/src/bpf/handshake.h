@@ -172,7 +172,7 @@ static __always_inline int take_request(struct __sk_buff *skb, const struct pack
 	u32 token, type;
 	u64 tag;
 
-	if (p->header_length < 24)
+	if (p->header_length < 28)
 		return 0;
 	if (bpf_skb_load_bytes(skb, p->l4 + sizeof(struct tcp_header), &option, 5))
 		return 0;
