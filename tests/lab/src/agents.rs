@@ -3,9 +3,10 @@
 //! Everything the lab knows about `host-agent` is in this file: its command line, the keys of its configuration,
 //! and the shape of what `status`, `connections` and `pairs` print with `--json`.
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use crate::language::ast::AgentList;
 use crate::machine::{MachineError, Station, command};
 use crate::story::programs::{Launch, Programs};
+use crate::story::timeline::Timeline;
 
 /// The port on which agents talk to each other.
 pub const AGENT_PORT: u16 = 7801;
@@ -27,6 +29,8 @@ pub struct Agents {
     /// The authority that all agents of the run trust.
     ca: PathBuf,
     homes: BTreeMap<String, Home>,
+    /// What agents tell while they run goes on the timeline.
+    pub events: bool,
 }
 
 /// Where one agent keeps its things.
@@ -55,6 +59,7 @@ impl Agents {
             executable,
             ca: directory.join("ca"),
             homes: BTreeMap::new(),
+            events: false,
         }
     }
 
@@ -65,7 +70,8 @@ impl Agents {
     /// Finds `host-agent`: what was asked for, `LAB_AGENT`, beside the lab's own executable, on the path.
     pub fn find(asked: Option<&Path>) -> Option<PathBuf> {
         if let Some(asked) = asked {
-            return Some(asked.to_owned());
+            // Programs start in directories of their own.
+            return Some(asked.canonicalize().unwrap_or_else(|_| asked.to_owned()));
         }
         let named = std::env::var_os("LAB_AGENT").map(PathBuf::from);
         let own = std::env::current_exe().ok();
@@ -154,6 +160,39 @@ impl Agents {
         programs
             .timeline
             .note(&station.name, format!("agent is ready ({time:.0} ms)"));
+        if self.events {
+            self.follow(station, &name, &programs.timeline)?;
+        }
+        Ok(())
+    }
+
+    /// Puts what an agent tells on the timeline until it ends.
+    fn follow(&self, station: &Station, name: &str, timeline: &Timeline) -> Result<(), String> {
+        let (Some(executable), Some(home)) = (&self.executable, self.homes.get(&station.name)) else {
+            return Ok(());
+        };
+        let mut question = Command::new(executable);
+        question
+            .args(["events", "--follow", "--json", "--control-socket"])
+            .arg(home.control_socket())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = question
+            .spawn()
+            .map_err(|error| format!("cannot ask {name} for events: {error}"))?;
+        let (name, timeline) = (name.to_owned(), timeline.clone());
+        std::thread::spawn(move || {
+            let out = child.stdout.take().into_iter();
+            let lines = out.flat_map(|out| BufReader::new(out).lines()).map_while(Result::ok);
+            let parsed = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+            for event in parsed {
+                let field = |key: &str| event[key].as_str().unwrap_or_default();
+                let said = format!("{}  {}  {}", field("what"), field("detail"), field("connection"));
+                timeline.note(&name, said.trim_end());
+            }
+            let _ = child.wait();
+        });
         Ok(())
     }
 

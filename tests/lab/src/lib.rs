@@ -4,6 +4,7 @@
 //! 2. [`explain`] draws and lists it without running it.
 //! 3. [`story`] runs it: it takes what it needs from the [`machine`], builds the [`network`] with links by the
 //!    [`emulator`], starts [`agents`] and programs ([`apps`] among them), walks through the steps and judges.
+//! 4. [`report`] is the demonstration: two stories, a verdict and a page with pictures.
 pub mod agents;
 pub mod apps;
 pub mod emulator;
@@ -11,4 +12,5 @@ pub mod explain;
 pub mod language;
 pub mod machine;
 pub mod network;
+pub mod report;
 pub mod story;

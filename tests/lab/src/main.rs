@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use lab::language::{self, Scenario};
 use lab::machine::sweep;
+use lab::report::demo;
 use lab::{apps, explain, story};
 
 #[derive(Parser)]
@@ -23,6 +24,8 @@ struct Arguments {
 enum Command {
     /// Run one scenario; exit code 0 if it passes, 1 if it fails, 2 if it cannot be run
     Run(Run),
+    /// Show in two acts what the project is for, and write a report; exit codes as of `run`
+    Demo(demo::Arguments),
     /// List the scenarios of a directory with their titles
     List {
         #[arg(default_value = "tests/scenarios")]
@@ -63,11 +66,15 @@ struct Run {
     /// Start no agents and ask nothing about them
     #[arg(long)]
     no_agents: bool,
+    /// Put what the agents tell on the timeline
+    #[arg(long)]
+    events: bool,
 }
 
 fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Command::Run(arguments) => run(&arguments),
+        Command::Demo(arguments) => Ok(demo(&arguments)),
         Command::List { directory } => list(&directory),
         Command::Explain { file } => {
             let Some(scenario) = read(&file)? else {
@@ -104,18 +111,15 @@ fn run(arguments: &Run) -> Result<ExitCode> {
     let Some(scenario) = read(&arguments.file)? else {
         return Ok(ExitCode::from(2));
     };
-    let slow = std::env::var("LAB_SLOW")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(1.0);
     let options = story::Options {
         seed: arguments.seed,
         keep: arguments.keep,
         artifacts: arguments.artifacts.clone(),
         agent_binary: arguments.agent_binary.clone(),
         no_agents: arguments.no_agents,
+        events: arguments.events,
         print: !arguments.json,
-        slow,
+        slow: slow(),
     };
     let verdict = match story::run(scenario, &options) {
         Ok(verdict) => verdict,
@@ -134,6 +138,23 @@ fn run(arguments: &Run) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// How many times longer than usual the lab waits, on a slow machine.
+fn slow() -> f64 {
+    let text = std::env::var("LAB_SLOW").ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or(1.0)
+}
+
+fn demo(arguments: &demo::Arguments) -> ExitCode {
+    match demo::run(arguments, slow()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(reason) => {
+            eprintln!("lab: {reason}");
+            ExitCode::from(2)
+        }
+    }
 }
 
 fn report(verdict: &story::Verdict) {

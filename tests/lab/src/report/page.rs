@@ -148,7 +148,7 @@ fn pictures(html: &mut String, trace: &Trace, alone: &Act) -> Result<(), ReportE
                 &figure(lone, frame, names, &events)?,
                 "Acknowledgement numbers over time, without agents",
                 "The same axes as above, and the same kernel settings in both acts. Nothing tells either end \
-                 where the other is: curl and B's kernel give up, and the new address comes to late for them.",
+                 where the other is: curl and B's kernel give up, and the new address comes too late for them.",
             );
         }
         None => *html += "<p>There is no capture of it.</p>\n",

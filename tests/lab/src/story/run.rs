@@ -1,7 +1,7 @@
 //! The walk through a scenario.
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -35,6 +35,8 @@ pub struct Options {
     pub artifacts: Option<PathBuf>,
     pub agent_binary: Option<PathBuf>,
     pub no_agents: bool,
+    /// What the agents tell is on the timeline too.
+    pub events: bool,
     /// Print the timeline as it happens.
     pub print: bool,
     /// All waits are this much longer; at least 1.
@@ -207,10 +209,12 @@ fn tell(
         Some(found.ok_or_else(|| outside(missing.to_owned()))?)
     };
     let slow = options.slow.max(1.0);
+    let mut agents = Agents::new(&claim.directory.join("agents"), executable);
+    agents.events = options.events;
     let stage = stage.insert(Stage {
         network,
         programs,
-        agents: Agents::new(&claim.directory.join("agents"), executable),
+        agents,
         board: board.clone(),
         timeline: timeline.clone(),
         seed: options.seed,
@@ -418,11 +422,17 @@ fn watch_signals(board: &Board) -> Result<(), String> {
     signals
         .thread_block()
         .map_err(|error| format!("cannot block signals: {error}"))?;
-    let board = board.clone();
-    std::thread::spawn(move || {
-        while let Ok(signal) = signals.wait() {
-            board.change(|state| state.interrupted = Some(signal.as_str()));
-        }
-    });
+    static WATCHED: Mutex<Option<Board>> = Mutex::new(None);
+    let current = || WATCHED.lock().unwrap_or_else(|held| held.into_inner());
+    // A process may tell one story after the other: a signal is for the latest.
+    let first = current().replace(board.clone()).is_none();
+    if first {
+        std::thread::spawn(move || {
+            while let Ok(signal) = signals.wait() {
+                let board = current().clone();
+                board.inspect(|board| board.change(|state| state.interrupted = Some(signal.as_str())));
+            }
+        });
+    }
     Ok(())
 }
