@@ -1,0 +1,10 @@
+//! The BPF programs in this kernel. Every test runs as root in a place of its own (`place`), which takes all it
+//! made with it. In the order of a segment's way: loading, reading, stealing, offering, adopting.
+
+mod adopting;
+mod equality;
+mod loading;
+mod offering;
+mod place;
+mod sockets;
+mod stealing;
