@@ -526,7 +526,7 @@ impl Driver {
             .agent
             .sessions
             .values()
-            .filter(|managed| !managed.released)
+            .filter(|managed| managed.is_live())
             .map(|managed| managed.identity)
             .filter(|identity| {
                 connection.as_ref().is_none_or(|name| {

@@ -19,7 +19,7 @@ pub fn serve(address: Option<SocketAddr>) -> anyhow::Result<()> {
 
 /// Brings them up to date.
 pub fn update<D: Datapath>(agent: &Agent<D>) {
-    let live = || agent.sessions.values().filter(|managed| !managed.released);
+    let live = || agent.sessions.values().filter(|managed| managed.is_live());
     metrics::gauge!("mobility_connections").set(live().count() as f64);
     metrics::gauge!("mobility_connections_moved").set(
         live()

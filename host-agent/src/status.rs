@@ -110,7 +110,7 @@ pub struct About {
 impl<D: Datapath> Agent<D> {
     /// How it is.
     pub fn status(&self, about: &About) -> Status {
-        let live = || self.sessions.values().filter(|managed| !managed.released);
+        let live = || self.sessions.values().filter(|managed| managed.is_live());
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             uptime: about.uptime.as_secs_f64(),
@@ -145,7 +145,7 @@ impl<D: Datapath> Agent<D> {
         let mut live: Vec<&Managed> = self
             .sessions
             .values()
-            .filter(|managed| !managed.released)
+            .filter(|managed| managed.is_live())
             .collect();
         live.sort_by_key(|managed| managed.identity);
         live.into_iter().map(row).collect()
