@@ -2,10 +2,11 @@
 
 use anyhow::{Context, bail};
 use datapath::parking::Parking;
+use futures_util::{StreamExt, TryStreamExt};
 
 use crate::config::Config;
 use crate::control::{self, Request};
-use crate::{ports, watch};
+use crate::{drive, ports, watch};
 
 /// Removes what is there; says what it was.
 pub async fn run(config: &Config) -> anyhow::Result<Vec<String>> {
@@ -19,12 +20,16 @@ pub async fn run(config: &Config) -> anyhow::Result<Vec<String>> {
         );
     }
     let mut removed = Vec::new();
+    datapath::kernel::quiet_libbpf();
     let (handle, _messages) = watch::open().context("cannot open netlink")?;
     for message in watch::inventory(&handle).await.context("cannot list links")? {
         if let rtnetlink::packet_route::RouteNetlinkMessage::NewLink(link) = message
             && datapath::attach::detach(link.header.index)
         {
             removed.push(format!("programs on device {}", link.header.index));
+            if !has_filters(&handle, link.header.index).await {
+                datapath::attach::remove_qdisc(link.header.index);
+            }
         }
     }
     removed.extend(Parking::clean_up(&handle, &config.device, config.table, config.rule_priority).await);
@@ -44,9 +49,23 @@ pub async fn run(config: &Config) -> anyhow::Result<Vec<String>> {
             config.wire_ports.0, config.wire_ports.1
         ));
     }
+    if drive::restore_arp(&config.state_dir) {
+        removed.push("setting of arp_ignore".into());
+    }
     if config.control_socket.exists() {
         std::fs::remove_file(&config.control_socket).context("cannot remove the control socket")?;
         removed.push(format!("control socket {}", config.control_socket.display()));
     }
     Ok(removed)
+}
+
+/// Whether anybody else's filters are on a device.
+async fn has_filters(handle: &rtnetlink::Handle, ifindex: u32) -> bool {
+    let filters = || handle.traffic_filter(ifindex as i32).get();
+    for mut found in [filters().ingress().execute().boxed(), filters().egress().execute().boxed()] {
+        if matches!(found.try_next().await, Ok(Some(_))) {
+            return true;
+        }
+    }
+    false
 }

@@ -95,7 +95,7 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
     if let Err(error) = ports::reserve(ports::RESERVED.as_ref(), config.wire_ports) {
         tracing::warn!(%error, "cannot reserve the wire ports: new connections may collide with moved ones");
     }
-    quiet_arp();
+    quiet_arp(&config.state_dir);
 
     let event_fd: OwnedFd = datapath.event_fd().context("cannot wait for the data path")?;
     // SAFETY: the descriptor is owned, nobody closes it but `AsyncFd`.
@@ -132,6 +132,7 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
 
     driver.start(&handle).await?;
     metrics::serve(driver.config.metrics)?;
+    metrics::update(&driver.agent);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(agent = agent_id, port = driver.config.agent_port, "ready");
 
@@ -261,14 +262,27 @@ fn local_facts(config: &Config) -> Local {
     }
 }
 
-/// A host must not answer ARP for addresses that it only keeps.
-fn quiet_arp() {
-    let path = PathBuf::from("/proc/sys/net/ipv4/conf/all/arp_ignore");
-    if std::fs::read_to_string(&path).is_ok_and(|value| value.trim() == "0")
-        && let Err(error) = std::fs::write(&path, "1")
-    {
-        tracing::warn!(%error, "cannot set arp_ignore: this host answers ARP for addresses it has lost");
+const ARP_IGNORE: &str = "/proc/sys/net/ipv4/conf/all/arp_ignore";
+
+/// A host must not answer ARP for addresses that it only keeps. A mark in the state directory says that the
+/// setting is ours.
+fn quiet_arp(state_dir: &std::path::Path) {
+    if std::fs::read_to_string(ARP_IGNORE).is_ok_and(|value| value.trim() == "0") {
+        let written = std::fs::write(arp_mark(state_dir), "").and_then(|()| std::fs::write(ARP_IGNORE, "1"));
+        if let Err(error) = written {
+            tracing::warn!(%error, "cannot set arp_ignore: this host answers ARP for addresses it has lost");
+        }
     }
+}
+
+/// Gives the setting back if an agent changed it.
+pub fn restore_arp(state_dir: &std::path::Path) -> bool {
+    let mark = arp_mark(state_dir);
+    mark.exists() && std::fs::write(ARP_IGNORE, "0").is_ok() && std::fs::remove_file(mark).is_ok()
+}
+
+fn arp_mark(state_dir: &std::path::Path) -> PathBuf {
+    state_dir.join("arp_ignore.changed")
 }
 
 impl Driver {

@@ -40,7 +40,7 @@ impl KernelDatapath {
 }
 
 /// Takes our programs off a device, whoever attached them; says whether there were any. What others attached
-/// stays, and so does the qdisc if anything is left on it.
+/// stays.
 pub fn detach(ifindex: u32) -> bool {
     let nobody = std::io::stdin();
     let mut found = false;
@@ -69,4 +69,10 @@ fn attach(program: BorrowedFd<'_>, ifindex: u32, point: TcAttachPoint) -> Result
     hook.create().map_err(refused)?;
     hook.attach().map_err(refused)?;
     Ok(())
+}
+
+/// Removes the qdisc that carries filters, once no filter is left on it.
+pub fn remove_qdisc(ifindex: u32) {
+    let nobody = std::io::stdin();
+    let _ = hook(nobody.as_fd(), ifindex, TC_INGRESS | TC_EGRESS).destroy();
 }

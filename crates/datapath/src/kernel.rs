@@ -126,10 +126,7 @@ impl KernelDatapath {
         }
         let link_path = options.pin_dir.join("offer_link");
         let adopted = link_path.exists();
-        libbpf_rs::set_print(Some((
-            libbpf_rs::PrintLevel::Debug,
-            |_, text| tracing::debug!(target: "libbpf", "{}", text.trim_end()),
-        )));
+        quiet_libbpf();
         let load = |error: libbpf_rs::Error| OpenError::Load {
             error: format!("{error:#}"),
         };
@@ -704,6 +701,14 @@ fn kernel(what: &'static str, error: impl std::fmt::Display) -> OpenError {
         what,
         error: format!("{error:#}"),
     }
+}
+
+/// Sends what libbpf says to the log, at its lowest level: its errors come back as values anyhow.
+pub fn quiet_libbpf() {
+    fn log(_: libbpf_rs::PrintLevel, text: String) {
+        tracing::debug!(target: "libbpf", "{}", text.trim_end());
+    }
+    libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, log)));
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC, the clock of the data path.
