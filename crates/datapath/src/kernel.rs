@@ -77,6 +77,16 @@ pub enum OpenError {
         /// The cause.
         error: String,
     },
+    /// What an earlier agent pinned does not fit.
+    #[error(
+        "cannot adopt the maps in {path}: {error}; they are another version's: go back to it until its connections have ended, or give them up by \"host-agent cleanup\""
+    )]
+    OtherVersion {
+        /// The pin directory.
+        path: PathBuf,
+        /// The cause.
+        error: String,
+    },
     /// The cgroup is unusable.
     #[error("cannot use cgroup {path}: {error}; it must be a directory of the cgroup version 2 hierarchy")]
     Cgroup {
@@ -139,7 +149,14 @@ impl KernelDatapath {
         // The skeleton borrows the object for as long as the process lives.
         let object = Box::leak(Box::new(MaybeUninit::uninit()));
         let open = builder.open(object).map_err(load)?;
-        let skeleton = open.load().map_err(load)?;
+        let pinned = std::fs::read_dir(&options.pin_dir).is_ok_and(|mut entries| entries.next().is_some());
+        let skeleton = open.load().map_err(|error| match error.kind() {
+            ErrorKind::InvalidInput if pinned => OpenError::OtherVersion {
+                path: options.pin_dir.clone(),
+                error: format!("{error:#}"),
+            },
+            _ => load(error),
+        })?;
 
         // What an earlier agent's connections need goes on without a gap.
         let before: raw::config =

@@ -15,7 +15,9 @@ use crate::place::{Host, isolated};
 pub mod vectors;
 
 pub fn bytes<const N: usize>(hex: &str) -> [u8; N] {
-    all_bytes(hex).try_into().expect("as many bytes as the table says")
+    all_bytes(hex)
+        .try_into()
+        .expect("as many bytes as the table says")
 }
 
 pub fn all_bytes(hex: &str) -> Vec<u8> {
@@ -36,12 +38,18 @@ fn macs_and_digests_are_those_of_the_table() {
     isolated(|| {
         let datapath = Host::first().open();
         for vector in &vectors::SEGMENTS {
-            let mac = datapath.mac(&key_of(vector.sender), bytes(vector.mac_input)).unwrap();
+            let mac = datapath
+                .mac(&key_of(vector.sender), bytes(vector.mac_input))
+                .unwrap();
             assert_eq!(mac.to_le_bytes(), bytes::<8>(vector.mac), "{}", vector.name);
         }
         for vector in &vectors::DIGESTS {
             let endpoint = Endpoint::new(vector.address.parse().unwrap(), vector.port);
-            assert_eq!(datapath.digest(endpoint, vector.seq).unwrap(), vector.digest, "{endpoint}");
+            assert_eq!(
+                datapath.digest(endpoint, vector.seq).unwrap(),
+                vector.digest,
+                "{endpoint}"
+            );
         }
     });
 }
@@ -73,7 +81,11 @@ fn macs_and_digests_are_those_of_the_wire_crate_for_ten_thousand_random_inputs()
                 false => IpAddr::from(random.random::<[u8; 16]>()),
             };
             let (endpoint, seq) = (Endpoint::new(address, random.random()), random.random());
-            assert_eq!(datapath.digest(endpoint, seq).unwrap(), wire::digest(endpoint, seq).0, "{endpoint} {seq}");
+            assert_eq!(
+                datapath.digest(endpoint, seq).unwrap(),
+                wire::digest(endpoint, seq).0,
+                "{endpoint} {seq}"
+            );
         }
     });
 }

@@ -12,7 +12,10 @@ use crate::place::{Host, isolated, run};
 
 fn tuple(number: u32) -> Tuple {
     let [_, a, b, c] = number.to_be_bytes();
-    Tuple::new(Endpoint::new([10, a, b, c].into(), 4000), Endpoint::new([192, 0, 2, 1].into(), 443))
+    Tuple::new(
+        Endpoint::new([10, a, b, c].into(), 4000),
+        Endpoint::new([192, 0, 2, 1].into(), 443),
+    )
 }
 
 #[test]
@@ -39,7 +42,10 @@ fn a_pin_directory_that_is_on_no_bpf_file_system_is_refused() {
     isolated(|| {
         let host = Host::first();
         let directory = tempfile::tempdir().unwrap();
-        let options = datapath::Options { pin_dir: directory.path().join("pins"), ..host.options() };
+        let options = datapath::Options {
+            pin_dir: directory.path().join("pins"),
+            ..host.options()
+        };
         let error = KernelDatapath::open(&options).err().unwrap();
         assert!(matches!(error, OpenError::PinDirectory { .. }), "{error}");
         assert!(error.to_string().contains("mount -t bpf"), "{error}");
@@ -51,7 +57,10 @@ fn a_directory_that_is_no_cgroup_is_refused_and_nothing_stays_attached() {
     isolated(|| {
         let host = Host::first();
         for wrong in ["/tmp", "/nonexistent"] {
-            let options = datapath::Options { cgroup: wrong.into(), ..host.options() };
+            let options = datapath::Options {
+                cgroup: wrong.into(),
+                ..host.options()
+            };
             let error = KernelDatapath::open(&options).err().unwrap();
             assert!(matches!(error, OpenError::Cgroup { .. }), "{error}");
             assert!(error.to_string().contains("version 2"), "{error}");
@@ -93,25 +102,42 @@ fn a_full_map_says_which_it_is_and_takes_entries_again() {
             flags: SessionFlags::default(),
             role: wire::keys::Role::Initiator,
         };
-        let full = (0..200_000).find_map(|number| Some((number, datapath.put_session(&tuple(number), &session).err()?)));
+        let full = (0..200_000)
+            .find_map(|number| Some((number, datapath.put_session(&tuple(number), &session).err()?)));
         let (count, error) = full.expect("a limit");
         assert_eq!(count, 131_072);
-        assert!(matches!(error, DatapathError::MapFull { map: "sessions" }), "{error}");
-        assert!(error.to_string().contains("`sessions`") && error.to_string().contains("raise"), "{error}");
+        assert!(
+            matches!(error, DatapathError::MapFull { map: "sessions" }),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("`sessions`") && error.to_string().contains("raise"),
+            "{error}"
+        );
         datapath.remove_session(&tuple(7));
         datapath.put_session(&tuple(count), &session).unwrap();
         // What is there already can be changed all the same.
         datapath.put_session(&tuple(8), &session).unwrap();
 
-        let usable = Source { ifindex: 1, usable: true };
-        let full = (0..1000).find_map(|number| datapath.put_source(tuple(number).local.address, usable).err());
-        assert!(matches!(full, Some(DatapathError::MapFull { map: "sources" })), "{full:?}");
+        let usable = Source {
+            ifindex: 1,
+            usable: true,
+        };
+        let full =
+            (0..1000).find_map(|number| datapath.put_source(tuple(number).local.address, usable).err());
+        assert!(
+            matches!(full, Some(DatapathError::MapFull { map: "sources" })),
+            "{full:?}"
+        );
 
         for number in 0..4 {
             datapath.put_token(Token(5), &tuple(number), &key, 0).unwrap();
         }
         let full = datapath.put_token(Token(5), &tuple(4), &key, 0);
-        assert!(matches!(full, Err(DatapathError::MapFull { map: "tokens" })), "{full:?}");
+        assert!(
+            matches!(full, Err(DatapathError::MapFull { map: "tokens" })),
+            "{full:?}"
+        );
         // The same once more is no new entry.
         datapath.put_token(Token(5), &tuple(3), &key, 1).unwrap();
         datapath.remove_token(Token(5), &tuple(0));

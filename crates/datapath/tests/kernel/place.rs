@@ -35,18 +35,35 @@ pub fn isolated<F: FnOnce()>(body: F) {
     );
     // "kernel::offers::name_of_the_test::{{closure}}": what the test harness calls the test is in the middle.
     let path = std::any::type_name::<F>();
-    let name = path.trim_end_matches("::{{closure}}").split_once("::").map_or(path, |(_, name)| name);
+    let name = path
+        .trim_end_matches("::{{closure}}")
+        .split_once("::")
+        .map_or(path, |(_, name)| name);
     let cgroup = Cgroup::make();
     let directory = cgroup.0.clone();
     let mut command = Command::new(std::env::current_exe().expect("this test program"));
-    command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(INSIDE, &directory);
+    command
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(INSIDE, &directory);
     // SAFETY: only system calls between fork and exec.
     unsafe {
         command.pre_exec(move || {
             fs::write(directory.join("cgroup.procs"), "0")?;
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
-            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
-            mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), None::<&str>)?;
+            mount(
+                None::<&str>,
+                "/",
+                None::<&str>,
+                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+                None::<&str>,
+            )?;
+            mount(
+                Some("bpf"),
+                "/sys/fs/bpf",
+                Some("bpf"),
+                MsFlags::empty(),
+                None::<&str>,
+            )?;
             Ok(())
         });
     }
@@ -75,8 +92,12 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         let _ = fs::write(self.0.join("cgroup.kill"), "1");
-        let mut directories: Vec<PathBuf> =
-            fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        let mut directories: Vec<PathBuf> = fs::read_dir(&self.0)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
         directories.retain(|path| path.is_dir());
         directories.push(self.0.clone());
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -110,8 +131,13 @@ impl Host {
         setns(&first, CloneFlags::CLONE_NEWNET).expect("back");
         let pid = std::process::id();
         // The name of a namespace for `ip`: a descriptor of ours.
-        let other = format!("/proc/{pid}/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&host.namespace));
-        run(&format!("ip link add cable type veth peer name cable netns {other}"));
+        let other = format!(
+            "/proc/{pid}/fd/{}",
+            std::os::fd::AsRawFd::as_raw_fd(&host.namespace)
+        );
+        run(&format!(
+            "ip link add cable type veth peer name cable netns {other}"
+        ));
         for (at, number) in [(None, 1), (Some(&host), 2)] {
             if let Some(host) = at {
                 host.enter();
@@ -172,7 +198,10 @@ impl Host {
 pub fn run(line: &str) {
     let mut words = line.split(' ');
     let program = words.next().expect("a program");
-    let output = Command::new(program).args(words).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let output = Command::new(program)
+        .args(words)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{line}: {said}");
 }

@@ -22,8 +22,16 @@ fn arrives(datapath: &KernelDatapath, frame: &[u8]) -> (u32, BTreeMap<&'static s
     let before = datapath.counters();
     let verdict = datapath.run_ingress(frame).unwrap();
     let after = datapath.counters();
-    let changed = before.iter().zip(&after).filter(|((_, before), (_, after))| before != after);
-    (verdict, changed.map(|((name, before), (_, after))| (*name, after - before)).collect())
+    let changed = before
+        .iter()
+        .zip(&after)
+        .filter(|((_, before), (_, after))| before != after);
+    (
+        verdict,
+        changed
+            .map(|((name, before), (_, after))| (*name, after - before))
+            .collect(),
+    )
 }
 
 fn counted(names: &[&'static str]) -> BTreeMap<&'static str, u64> {
@@ -41,10 +49,33 @@ fn ethernet(packet: &[u8]) -> Vec<u8> {
 /// A TCP segment on IPv4 with this options area (a multiple of four) and payload.
 fn segment(options: &[u8], flags: u8, payload: &[u8]) -> Vec<u8> {
     let header = 20 + options.len();
-    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    let mut packet = vec![
+        0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+    ];
     let total = (20 + header + payload.len()) as u16;
     packet[2..4].copy_from_slice(&total.to_be_bytes());
-    packet.extend([0x9c, 0x40, 0x01, 0xbb, 0, 0, 0, 9, 0, 0, 0, 0, (header as u8 / 4) << 4, flags, 1, 0, 0, 0, 0, 0]);
+    packet.extend([
+        0x9c,
+        0x40,
+        0x01,
+        0xbb,
+        0,
+        0,
+        0,
+        9,
+        0,
+        0,
+        0,
+        0,
+        (header as u8 / 4) << 4,
+        flags,
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]);
     packet.extend(options);
     packet.extend(payload);
     ethernet(&packet)
@@ -63,7 +94,9 @@ fn listen(datapath: &mut KernelDatapath) -> Tuple {
         let segment = Segment::parse(&all_bytes(vector.packet)).unwrap();
         let token = segment.migrate.unwrap().token;
         // Both directions have the same token here; each has its key as a candidate.
-        datapath.put_token(token, &identity, &key_of(vector.sender), vector.sender as u32).unwrap();
+        datapath
+            .put_token(token, &identity, &key_of(vector.sender), vector.sender as u32)
+            .unwrap();
     }
     identity
 }
@@ -81,16 +114,29 @@ fn genuine_segments_are_stolen_and_told() {
             assert_eq!(verdict, DROPPED, "{}", vector.name);
             let told = datapath.events();
             if request.r#type == wire::RequestType::MigrateAck {
-                assert_eq!(changed, counted(&["stolen", "stale_ack"]), "{}: nobody waits for it", vector.name);
+                assert_eq!(
+                    changed,
+                    counted(&["stolen", "stale_ack"]),
+                    "{}: nobody waits for it",
+                    vector.name
+                );
                 assert_eq!(told, []);
                 continue;
             }
             assert_eq!(changed, counted(&["stolen"]), "{}", vector.name);
-            let [Event::Segment(kind, heard)] = told[..] else { panic!("{}: {told:?}", vector.name) };
+            let [Event::Segment(kind, heard)] = told[..] else {
+                panic!("{}: {told:?}", vector.name)
+            };
             assert_eq!(kind, request.r#type);
-            assert_eq!((heard.identity, heard.wire), (identity, segment.tuple().reversed()));
+            assert_eq!(
+                (heard.identity, heard.wire),
+                (identity, segment.tuple().reversed())
+            );
             assert_eq!((heard.token, heard.req_no), (request.token, request.req_no));
-            assert_eq!((heard.seq, heard.rcv_nxt, heard.digest), (segment.seq, request.rcv_nxt, request.digest.0));
+            assert_eq!(
+                (heard.seq, heard.rcv_nxt, heard.digest),
+                (segment.seq, request.rcv_nxt, request.digest.0)
+            );
             assert_eq!(heard.candidate, vector.sender as u32);
         }
     });
@@ -102,13 +148,19 @@ fn a_migrate_ack_commits_what_was_answered_and_nothing_else() {
     isolated(|| {
         let mut datapath = Host::first().open();
         let identity = listen(&mut datapath);
-        let vector = vectors::SEGMENTS.iter().find(|vector| vector.name == "Migrate-Ack IPv4").unwrap();
+        let vector = vectors::SEGMENTS
+            .iter()
+            .find(|vector| vector.name == "Migrate-Ack IPv4")
+            .unwrap();
         let packet = all_bytes(vector.packet);
         let ack = Segment::parse(&packet).unwrap();
         let wire = ack.tuple().reversed();
         let answered = Arrival {
             identity,
-            path: Path { ifindex: 1, next_hop: None },
+            path: Path {
+                ifindex: 1,
+                next_hop: None,
+            },
             req_no: ack.migrate.unwrap().req_no,
             state: ArrivalState::Answered,
             expect_seq: ack.seq,
@@ -117,10 +169,22 @@ fn a_migrate_ack_commits_what_was_answered_and_nothing_else() {
         };
         let other = Tuple::new(identity.remote, identity.local);
         let stale = [
-            Arrival { req_no: wire::ReqNo(answered.req_no.0 + 2), ..answered },
-            Arrival { expect_seq: ack.seq.wrapping_add(1), ..answered },
-            Arrival { expect_ack: ack.ack.wrapping_sub(1), ..answered },
-            Arrival { identity: other, ..answered },
+            Arrival {
+                req_no: wire::ReqNo(answered.req_no.0 + 2),
+                ..answered
+            },
+            Arrival {
+                expect_seq: ack.seq.wrapping_add(1),
+                ..answered
+            },
+            Arrival {
+                expect_ack: ack.ack.wrapping_sub(1),
+                ..answered
+            },
+            Arrival {
+                identity: other,
+                ..answered
+            },
         ];
         for arrival in stale {
             datapath.put_arrival(&wire, &arrival).unwrap();
@@ -129,7 +193,9 @@ fn a_migrate_ack_commits_what_was_answered_and_nothing_else() {
             assert_eq!(datapath.wire(&identity), None);
         }
         for state in [ArrivalState::Attempted, ArrivalState::Linger] {
-            datapath.put_arrival(&wire, &Arrival { state, ..answered }).unwrap();
+            datapath
+                .put_arrival(&wire, &Arrival { state, ..answered })
+                .unwrap();
             arrives(&datapath, &ethernet(&packet));
             assert_eq!(datapath.wire(&identity), None, "{state:?}");
         }
@@ -137,7 +203,10 @@ fn a_migrate_ack_commits_what_was_answered_and_nothing_else() {
         let (_, changed) = arrives(&datapath, &ethernet(&packet));
         assert_eq!(changed, counted(&["stolen", "committed"]));
         let state = datapath.wire(&identity).unwrap();
-        assert_eq!((state.wire, state.req_no, state.path), (wire, answered.req_no, answered.path));
+        assert_eq!(
+            (state.wire, state.req_no, state.path),
+            (wire, answered.req_no, answered.path)
+        );
         assert_eq!(datapath.arrival(&wire).unwrap().state, ArrivalState::Committed);
         // Said again, it is told again and changes nothing.
         let (_, changed) = arrives(&datapath, &ethernet(&packet));
@@ -152,7 +221,17 @@ fn a_migrate_ack_commits_what_was_answered_and_nothing_else() {
             .collect();
         assert_eq!(told, [false, true]);
         // A lower number does not take the place of a higher one, nor park it.
-        datapath.commit(&identity, &identity, &Path { ifindex: 9, next_hop: None }, wire::ReqNo(1)).unwrap();
+        datapath
+            .commit(
+                &identity,
+                &identity,
+                &Path {
+                    ifindex: 9,
+                    next_hop: None,
+                },
+                wire::ReqNo(1),
+            )
+            .unwrap();
         datapath.park(&identity, &identity, wire::ReqNo(1)).unwrap();
         assert_eq!(datapath.wire(&identity), Some(state));
         datapath.park(&identity, &wire, answered.req_no).unwrap();
@@ -165,7 +244,11 @@ fn malformed_options_of_every_length_are_stolen_and_counted_and_nothing_else() {
     isolated(|| {
         let mut datapath = Host::first().open();
         listen(&mut datapath);
-        let good = Segment::parse(&all_bytes(vectors::SEGMENTS[0].packet)).unwrap().migrate.unwrap().to_bytes();
+        let good = Segment::parse(&all_bytes(vectors::SEGMENTS[0].packet))
+            .unwrap()
+            .migrate
+            .unwrap()
+            .to_bytes();
         for area in (4..=40).step_by(4) {
             for length in 0..=40u8 {
                 for version_type in [0x11, 0x13, 0x16, 0x17, 0x1f, 0x01, 0x21, 0xf1] {
@@ -177,7 +260,8 @@ fn malformed_options_of_every_length_are_stolen_and_counted_and_nothing_else() {
                         options[4] = version_type;
                     }
                     let (verdict, changed) = arrives(&datapath, &segment(&options, 2, &[]));
-                    let what = format!("{length} bytes in an area of {area}, version and type {version_type:#x}");
+                    let what =
+                        format!("{length} bytes in an area of {area}, version and type {version_type:#x}");
                     if area == 4 {
                         // Too short to say which of our options it is: the stack does not know it either.
                         assert_eq!((verdict, changed), (PASSES, counted(&[])), "{what}");
@@ -245,7 +329,12 @@ fn a_flipped_bit_is_counted_and_never_told() {
                 flipped[bit / 8] ^= 0x80 >> (bit % 8);
                 let (verdict, changed) = arrives(&datapath, &ethernet(&flipped));
                 let told = datapath.events();
-                let what = format!("{} with bit {} of byte {} flipped", vector.name, bit % 8, bit / 8 - l4);
+                let what = format!(
+                    "{} with bit {} of byte {} flipped",
+                    vector.name,
+                    bit % 8,
+                    bit / 8 - l4
+                );
                 // What the MAC leaves out: the acknowledgement of an MSYN, where the header ends, ECN, checksum and
                 // urgent pointer, and the options behind ours.
                 let still_genuine = match bit / 8 - l4 {
@@ -261,7 +350,10 @@ fn a_flipped_bit_is_counted_and_never_told() {
                     [] if verdict == PASSES => assert_eq!(changed, counted(&[]), "{what}"),
                     [] => {
                         let reasons = ["malformed_option", "unknown_token", "bad_mac"];
-                        let reason = reasons.into_iter().filter(|name| changed.contains_key(name)).count();
+                        let reason = reasons
+                            .into_iter()
+                            .filter(|name| changed.contains_key(name))
+                            .count();
                         assert_eq!((verdict, reason), (DROPPED, 1), "{what}: {changed:?}");
                     }
                     _ => panic!("{what}: {told:?}"),
@@ -279,7 +371,12 @@ fn an_unknown_token_is_counted_and_only_an_msyn_is_told() {
             let packet = all_bytes(vector.packet);
             let request = Segment::parse(&packet).unwrap().migrate.unwrap();
             let (verdict, changed) = arrives(&datapath, &ethernet(&packet));
-            assert_eq!((verdict, changed), (DROPPED, counted(&["stolen", "unknown_token"])), "{}", vector.name);
+            assert_eq!(
+                (verdict, changed),
+                (DROPPED, counted(&["stolen", "unknown_token"])),
+                "{}",
+                vector.name
+            );
             let told = datapath.events();
             match request.r#type {
                 wire::RequestType::Msyn => assert!(
@@ -300,14 +397,21 @@ fn colliding_tokens_are_tried_one_after_another() {
         let packet = all_bytes(vector.packet);
         let token = Segment::parse(&packet).unwrap().migrate.unwrap().token;
         let identity = |last: u8| {
-            Tuple::new(Endpoint::new([10, 9, 9, last].into(), 1), Endpoint::new([10, 8, 8, 8].into(), 2))
+            Tuple::new(
+                Endpoint::new([10, 9, 9, last].into(), 1),
+                Endpoint::new([10, 8, 8, 8].into(), 2),
+            )
         };
         for last in 0..3 {
-            datapath.put_token(token, &identity(last), &wire::MacKey::new([last; 16]), 0).unwrap();
+            datapath
+                .put_token(token, &identity(last), &wire::MacKey::new([last; 16]), 0)
+                .unwrap();
         }
         let (_, changed) = arrives(&datapath, &ethernet(&packet));
         assert_eq!(changed, counted(&["stolen", "bad_mac"]));
-        datapath.put_token(token, &identity(3), &key_of(vector.sender), 5).unwrap();
+        datapath
+            .put_token(token, &identity(3), &key_of(vector.sender), 5)
+            .unwrap();
         arrives(&datapath, &ethernet(&packet));
         match datapath.events()[..] {
             [Event::Segment(_, heard)] => assert_eq!((heard.identity, heard.candidate), (identity(3), 5)),
@@ -325,8 +429,14 @@ fn frames_cut_anywhere_and_garbage_do_no_harm() {
             let frame = ethernet(&all_bytes(vector.packet));
             // The kernel itself refuses test frames without an Ethernet header.
             for length in 15..frame.len() {
-                let Ok(verdict) = datapath.run_ingress(&frame[..length]) else { continue };
-                assert!([PASSES, DROPPED].contains(&verdict), "{} cut to {length}", vector.name);
+                let Ok(verdict) = datapath.run_ingress(&frame[..length]) else {
+                    continue;
+                };
+                assert!(
+                    [PASSES, DROPPED].contains(&verdict),
+                    "{} cut to {length}",
+                    vector.name
+                );
             }
         }
         let mut random = StdRng::seed_from_u64(77);
@@ -337,12 +447,17 @@ fn frames_cut_anywhere_and_garbage_do_no_harm() {
                 let at = random.random_range(14..frame.len());
                 frame[at] = random.random();
             }
-            let Ok(verdict) = datapath.run_ingress(&frame) else { continue };
+            let Ok(verdict) = datapath.run_ingress(&frame) else {
+                continue;
+            };
             ran += 1;
             assert!([PASSES, DROPPED].contains(&verdict), "{frame:?}");
         }
         assert!(ran > 1_000, "{ran}");
-        let committed = datapath.counters().into_iter().find(|(name, _)| *name == "committed");
+        let committed = datapath
+            .counters()
+            .into_iter()
+            .find(|(name, _)| *name == "committed");
         assert_eq!(committed, Some(("committed", 0)));
         assert_eq!(frame_offset(), TCP);
     });
