@@ -55,17 +55,18 @@ const CAPABILITIES: [(u32, &str); 4] = [
 
 /// Looks at everything that can be known without changing anything.
 pub fn examine(cgroup: &Path, pin_dir: &Path) -> Vec<Finding> {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     vec![
-        kernel_version(),
+        kernel(&read("/proc/sys/kernel/osrelease")),
         btf(Path::new(KERNEL_BTF)),
-        capabilities(&std::fs::read_to_string("/proc/self/status").unwrap_or_default()),
-        cgroup_finding(cgroup),
-        pin_finding(pin_dir),
+        capabilities(&read("/proc/self/status")),
+        cgroup_directory(cgroup, &read("/proc/mounts")),
+        pin_directory(pin_dir),
     ]
 }
 
-fn kernel_version() -> Finding {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+/// Whether a kernel of this release has what the programs need.
+pub fn kernel(release: &str) -> Finding {
     let release = release.trim();
     let mut numbers = release
         .split(['.', '-'])
@@ -129,12 +130,12 @@ pub fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
     })
 }
 
-fn cgroup_finding(cgroup: &Path) -> Finding {
+/// Whether this is a directory of the unified hierarchy; `mounts` as in `/proc/mounts`, for the advice.
+pub fn cgroup_directory(cgroup: &Path, mounts: &str) -> Finding {
     if cgroup.join("cgroup.procs").exists() && !cgroup.join("tasks").exists() {
         return Finding::good("cgroup", cgroup.display().to_string());
     }
-    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-    let advice = match cgroup2_mount(&mounts) {
+    let advice = match cgroup2_mount(mounts) {
         Some(mount) => format!("set `cgroup` to a directory below {}", mount.display()),
         None => {
             "only cgroup version 1 is mounted; mount version 2 (mount -t cgroup2 none /sys/fs/cgroup/unified)"
@@ -147,7 +148,8 @@ fn cgroup_finding(cgroup: &Path) -> Finding {
     )
 }
 
-fn pin_finding(pin_dir: &Path) -> Finding {
+/// Whether maps can be pinned there.
+pub fn pin_directory(pin_dir: &Path) -> Finding {
     let existing = pin_dir
         .ancestors()
         .find(|path| path.exists())
