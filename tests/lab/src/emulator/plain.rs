@@ -1,11 +1,14 @@
 //! Watching a bare pair of devices through a packet socket.
+use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::sockopt::ReceiveTimestampns;
+use nix::sys::socket::{ControlMessageOwned, LinkAddr, MsgFlags, recvmsg};
 
 use super::capture::{SNAP, Way};
 use super::segment::Packet;
@@ -65,17 +68,17 @@ fn run(socket: &std::fs::File, stop: &EventFd, mut watch: Watch) {
         ];
         let _ = poll(&mut ready, PollTimeout::NONE);
         let stopping = ready[1].any() == Some(true);
-        while let Some((kept, length, way)) = receive(socket, &mut buffer) {
-            let frame = &buffer[..kept];
+        while let Some(glance) = receive(socket, &mut buffer) {
+            let frame = &buffer[..glance.length.min(SNAP)];
             let packet = Packet::read(frame);
-            let now = Instant::now();
+            let times = (Instant::now(), glance.time);
             // One look serves both devices: a plain pair has no inside.
-            let far = match way {
+            let far = match glance.way {
                 Way::Out => Way::In,
                 Way::In => Way::Out,
             };
-            watch.passes(0, way, frame, length, packet.as_ref(), now);
-            watch.passes(1, far, frame, length, packet.as_ref(), now);
+            watch.passed(0, glance.way, frame, glance.length, packet.as_ref(), times);
+            watch.passed(1, far, frame, glance.length, packet.as_ref(), times);
         }
         if stopping {
             return;
@@ -83,28 +86,31 @@ fn run(socket: &std::fs::File, stop: &EventFd, mut watch: Watch) {
     }
 }
 
-fn receive(socket: &std::fs::File, buffer: &mut [u8]) -> Option<(usize, usize, Way)> {
-    // SAFETY: all zeros is a valid address.
-    let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    let mut size = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: buffer and address outlive the call and their sizes are given.
-    let length = unsafe {
-        libc::recvfrom(
-            socket.as_raw_fd(),
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            libc::MSG_TRUNC | libc::MSG_DONTWAIT,
-            (&raw mut from).cast(),
-            &raw mut size,
-        )
-    };
-    let length = usize::try_from(length).ok()?;
-    let way = if from.sll_pkttype == libc::PACKET_OUTGOING {
-        Way::Out
-    } else {
-        Way::In
-    };
-    Some((length.min(buffer.len()), length, way))
+/// What the kernel tells about a frame; its beginning is in the buffer.
+struct Glance {
+    length: usize,
+    way: Way,
+    /// When the kernel saw it: this thread may come much later.
+    time: SystemTime,
+}
+
+fn receive(socket: &std::fs::File, buffer: &mut [u8]) -> Option<Glance> {
+    let mut stamps = nix::cmsg_space!(nix::sys::time::TimeSpec);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<LinkAddr>(socket.as_raw_fd(), &mut parts, Some(&mut stamps), flags).ok()?;
+    let outgoing = message
+        .address
+        .is_some_and(|from| from.pkttype() == libc::PACKET_OUTGOING);
+    let stamp = message.cmsgs().ok()?.find_map(|said| match said {
+        ControlMessageOwned::ScmTimestampns(stamp) => Some(UNIX_EPOCH + Duration::from(stamp)),
+        _ => None,
+    });
+    Some(Glance {
+        length: message.bytes,
+        way: if outgoing { Way::Out } else { Way::In },
+        time: stamp.unwrap_or_else(SystemTime::now),
+    })
 }
 
 fn open(device: &str) -> std::io::Result<std::fs::File> {
@@ -139,5 +145,6 @@ fn open(device: &str) -> std::io::Result<std::fs::File> {
             return Err(std::io::Error::last_os_error());
         }
     }
+    nix::sys::socket::setsockopt(&socket, ReceiveTimestampns, &true)?;
     Ok(std::fs::File::from(socket))
 }

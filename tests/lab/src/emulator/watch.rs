@@ -101,7 +101,20 @@ impl Watch {
         packet: Option<&Packet>,
         now: Instant,
     ) {
-        self.capture.note(device, way, frame, length, SystemTime::now());
+        self.passed(device, way, frame, length, packet, (now, SystemTime::now()));
+    }
+
+    /// The same for a frame that passed a little earlier, by the clock on the wall.
+    pub fn passed(
+        &mut self,
+        device: usize,
+        way: Way,
+        frame: &[u8],
+        length: usize,
+        packet: Option<&Packet>,
+        (now, time): (Instant, SystemTime),
+    ) {
+        self.capture.note(device, way, frame, length, time);
         let Some(packet) = packet else { return };
         match way {
             Way::Out => self.devices[device].sent(packet, now),

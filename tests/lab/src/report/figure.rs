@@ -71,6 +71,7 @@ pub fn figure(trace: &Trace, frame: Frame, names: [&str; 2], events: &[Event]) -
         plot.series(&trace.acknowledged, Ink::First)?;
         plot.series(&trace.acknowledged_after, Ink::Second)?;
         plot.in_vain(trace)?;
+        plot.end(trace)?;
         plot.legend(trace, names)
     })
 }
@@ -157,20 +158,16 @@ impl Plot<'_, '_> {
                 self.canvas.draw(&Circle::new(at, 4, Ink::Lost.line(2)))?;
             }
         }
-        let again: Vec<&super::trace::Vain> = trace.in_vain.iter().filter(|vain| vain.again).collect();
-        let (Some(first), Some(last)) = (again.first(), again.last()) else {
+        let (Some(lost), Some(first)) = (trace.moments.lost, trace.in_vain.iter().find(|vain| vain.again)) else {
             return Ok(());
         };
-        let at = (
-            (self.x(first.time) + self.x(last.time)) / 2,
-            self.y(f64::from(first.bytes)) + 24,
-        );
-        let label = match again.len() {
-            1 => "B sends it once more: nobody answers".to_owned(),
-            times => format!("B sends it {times} times more, ever more rarely: nobody answers"),
+        let label = match trace.in_vain.iter().filter(|vain| vain.again).count() {
+            1 => "B repeats it once: nobody answers".to_owned(),
+            times => format!("B repeats the same segment {times} times: nobody answers"),
         };
+        let at = (self.x(lost) + 12, self.y(f64::from(first.bytes)) + 24);
         self.canvas
-            .draw(&Text::new(label, at, text(Ink::Lost, 14, Anchor::Middle)))?;
+            .draw(&Text::new(label, at, text(Ink::Lost, 14, Anchor::Start)))?;
         Ok(())
     }
 
@@ -211,14 +208,30 @@ impl Plot<'_, '_> {
             let label = format!("{absence:.1} s without a network");
             canvas.draw(&Text::new(label, (middle, y - 12), bold(Ink::Moment, 14, Anchor::Middle)))?;
         }
-        let mut y = bottom - 80;
-        for event in events {
-            dashed(canvas, (self.x(event.time), TOP + 60), (self.x(event.time), bottom), Ink::Lost, 1)?;
+        let level = self.y(f64::from(trace.bytes()));
+        for (number, event) in events.iter().enumerate() {
+            let (x, y) = (self.x(event.time), TOP + 76 + 22 * number as i32);
+            dashed(canvas, (x, y - 10), (x, level + 8), Ink::Lost, 2)?;
             let label = format!("{}, {:.1} s", event.label, event.time);
-            let style = bold(Ink::Lost, 14, Anchor::Middle);
-            canvas.draw(&Text::new(label, (self.x(event.time), y), style))?;
-            y += 20;
+            canvas.draw(&Text::new(label, (x - 8, y), bold(Ink::Lost, 14, Anchor::End)))?;
         }
+        if trace.after.is_none() {
+            let label = "A is back: nothing comes";
+            let at = (self.x(usable) + 10, level);
+            canvas.draw(&Text::new(label, at, bold(Ink::Lost, 14, Anchor::Start)))?;
+        }
+        Ok(())
+    }
+
+    /// How far it came.
+    fn end(&self, trace: &Trace) -> Drawn {
+        let Some((time, bytes)) = trace.acknowledged_after.last() else {
+            return Ok(());
+        };
+        let at = (self.x(*time) - 12, self.y(f64::from(*bytes)));
+        let label = format!("{:.1} MB", f64::from(*bytes) / 1e6);
+        self.canvas
+            .draw(&Text::new(label, at, bold(Ink::Second, 14, Anchor::End)))?;
         Ok(())
     }
 
@@ -229,8 +242,8 @@ impl Plot<'_, '_> {
             entries.push((Ink::Second, '-', format!("A's ACKs from {second}")));
         }
         if !trace.in_vain.is_empty() {
-            entries.push((Ink::Lost, 'x', "B to NAPT 1, again".to_owned()));
-            entries.push((Ink::Lost, 'o', "for the first time".to_owned()));
+            entries.push((Ink::Lost, 'x', "B's repetitions to NAPT 1".to_owned()));
+            entries.push((Ink::Lost, 'o', "its last new data".to_owned()));
         }
         for (ink, sign, label) in entries {
             match sign {

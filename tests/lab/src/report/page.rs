@@ -5,7 +5,7 @@ use super::ReportError;
 use super::act::{Act, MOVER, SERVER};
 use super::claims::{self, Claim, megabytes};
 use super::figure::{Event, Frame, figure};
-use super::handshake::{Purpose, Step};
+use super::handshake::Purpose;
 use super::ladder::ladder;
 use super::topology::topology;
 use super::trace::{Place, Trace};
@@ -36,7 +36,7 @@ pub fn page(moved: &Act, alone: &Act) -> Result<String, ReportError> {
     list(&mut html, "Act 2: the same without agents", &claims::alone(alone));
     html += "</div>\n";
     for problem in moved.problems.iter().chain(&alone.problems) {
-        let _ = writeln!(html, "<p class=\"no\">{}</p>", escape(problem));
+        let _ = writeln!(html, "<p class=\"problem\">{}</p>", escape(problem));
     }
     if let Some(trace) = &moved.download {
         pictures(&mut html, trace, alone)?;
@@ -51,6 +51,7 @@ pub fn page(moved: &Act, alone: &Act) -> Result<String, ReportError> {
 }
 
 fn tiles(html: &mut String, moved: &Act, alone: &Act) {
+    *html += "<div class=\"tiles\">\n";
     let moments = moved.download.as_ref().map(|trace| trace.moments).unwrap_or_default();
     let all_hold = |claims: &[Claim]| claims.iter().all(|claim| claim.holds);
     let mut tile = |good: bool, value: &str, what: &str| {
@@ -58,7 +59,14 @@ fn tiles(html: &mut String, moved: &Act, alone: &Act) {
         let (value, what) = (escape(value), escape(what));
         let _ = writeln!(html, "<div class=\"tile {class}\"><b>{value}</b><span>{what}</span></div>");
     };
-    html_open(&mut tile, moments.resumption_ms(), moments.absence());
+    match moments.resumption_ms() {
+        Some(took) => tile(true, &format!("{took:.1} ms"), "from a usable address to the first new byte at A"),
+        None => tile(false, "never", "no new byte arrived after the move"),
+    }
+    match moments.absence() {
+        Some(absence) => tile(true, &format!("{absence:.1} s"), "A had no network at all"),
+        None => tile(false, "?", "how long A had no network is not known"),
+    }
     let claims = claims::moved(moved);
     let survived = all_hold(&claims);
     let word = if survived { "alive" } else { "not all well" };
@@ -70,22 +78,7 @@ fn tiles(html: &mut String, moved: &Act, alone: &Act) {
         said => said.to_owned(),
     };
     tile(died, fate, &format!("without agents: {said}"));
-}
-
-/// The two numbers that everybody asks for.
-fn html_open(tile: &mut impl FnMut(bool, &str, &str), resumption: Option<f64>, absence: Option<f64>) {
-    match resumption {
-        Some(took) => tile(
-            true,
-            &format!("{took:.1} ms"),
-            "from a usable address to the first new byte at A",
-        ),
-        None => tile(false, "never", "no new byte arrived after the move"),
-    }
-    match absence {
-        Some(absence) => tile(true, &format!("{absence:.1} s"), "A had no network at all"),
-        None => tile(false, "?", "how long A had no network is not known"),
-    }
+    *html += "</div>\n";
 }
 
 fn list(html: &mut String, title: &str, claims: &[Claim]) {
@@ -311,9 +304,4 @@ fn escape(text: &str) -> String {
         }
     }
     escaped
-}
-
-/// The steps that a reader of the page can count on; for tests.
-pub fn named(steps: &[Step], purpose: Purpose) -> usize {
-    steps.iter().filter(|step| step.purpose == purpose).count()
 }
