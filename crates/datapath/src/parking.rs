@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteMetric};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, IpProtocol};
@@ -51,6 +51,9 @@ pub enum ParkingError {
         /// The kernel's answer.
         error: rtnetlink::Error,
     },
+    /// A device of that name is there, and is no parking device.
+    #[error("the device {0} is somebody else's; set `device` to another name")]
+    Taken(String),
     /// The device vanished.
     #[error("the parking device {0} does not exist; restart the agent")]
     Missing(String),
@@ -92,6 +95,9 @@ impl Parking {
         let link = find_device(&handle, &options.device)
             .await
             .ok_or_else(|| ParkingError::Missing(options.device.clone()))?;
+        if !parks(&link) {
+            return Err(ParkingError::Taken(options.device));
+        }
         let ifindex = link.header.index;
         let mac = mac_of(&link).unwrap_or_default();
         quiet_device(&options.device);
@@ -121,8 +127,12 @@ impl Parking {
                 (first + 1, self.options.mark, self.options.table),
             ] {
                 let known = present.iter().any(|rule| {
-                    rule.header.family == family
-                        && attribute_is(rule, |a| *a == RuleAttribute::Priority(priority))
+                    let ours = [
+                        RuleAttribute::Priority(priority),
+                        RuleAttribute::FwMark(mark),
+                        RuleAttribute::Table(table),
+                    ];
+                    rule.header.family == family && ours.iter().all(|attribute| rule.attributes.contains(attribute))
                 });
                 if known {
                     continue;
@@ -274,6 +284,7 @@ impl Parking {
             }
         }
         if let Some(link) = find_device(handle, device).await
+            && parks(&link)
             && handle.link().del(link.header.index).execute().await.is_ok()
         {
             removed.push(format!("parking device {device} with its addresses and routes"));
@@ -393,6 +404,16 @@ async fn find_device(handle: &Handle, device: &str) -> Option<LinkMessage> {
         .await
         .ok()
         .flatten()
+}
+
+/// Whether a device is of a kind that [`create`] makes: never a real one.
+fn parks(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos
+            .iter()
+            .any(|info| matches!(info, LinkInfo::Kind(InfoKind::Dummy | InfoKind::Ifb))),
+        _ => false,
+    })
 }
 
 fn mac_of(link: &LinkMessage) -> Option<[u8; 6]> {

@@ -5,6 +5,7 @@ mod adopting;
 mod equality;
 mod loading;
 mod offering;
+mod parking;
 mod place;
 mod sockets;
 mod stealing;
