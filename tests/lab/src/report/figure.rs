@@ -192,7 +192,7 @@ impl Plot<'_, '_> {
         for (name, time) in [("MSYN", moments.msyn), ("first new byte", moments.first_byte)] {
             if let Some(time) = time {
                 mark(time)?;
-                labels.push(format!("+{:.1} ms  {name}", (time - usable) * 1e3));
+                labels.push(format!("{:+.1} ms  {name}", (time - usable) * 1e3));
             }
         }
         // They lie within a pixel or two: their names stand in the empty space on the left.
@@ -209,8 +209,9 @@ impl Plot<'_, '_> {
             canvas.draw(&Text::new(label, (middle, y - 12), bold(Ink::Moment, 14, Anchor::Middle)))?;
         }
         let level = self.y(f64::from(trace.bytes()));
-        for (number, event) in events.iter().enumerate() {
-            let (x, y) = (self.x(event.time), TOP + 76 + 22 * number as i32);
+        // The later, the higher: no line crosses the name of another.
+        for (row, event) in events.iter().rev().enumerate() {
+            let (x, y) = (self.x(event.time), TOP + 76 + 22 * row as i32);
             dashed(canvas, (x, y - 10), (x, level + 8), Ink::Lost, 2)?;
             let label = format!("{}, {:.1} s", event.label, event.time);
             canvas.draw(&Text::new(label, (x - 8, y), bold(Ink::Lost, 14, Anchor::End)))?;
@@ -236,14 +237,14 @@ impl Plot<'_, '_> {
     }
 
     fn legend(&self, trace: &Trace, [first, second]: [&str; 2]) -> Drawn {
-        let (mut x, y) = (LEFT, 16);
-        let mut entries = vec![(Ink::First, '-', format!("A's ACKs from {first}"))];
+        let (mut x, y) = (4, 16);
+        let mut entries = vec![(Ink::First, '-', format!("ACKs from {first}"))];
         if trace.after.is_some() {
-            entries.push((Ink::Second, '-', format!("A's ACKs from {second}")));
+            entries.push((Ink::Second, '-', format!("ACKs from {second}")));
         }
         if !trace.in_vain.is_empty() {
-            entries.push((Ink::Lost, 'x', "B's repetitions to NAPT 1".to_owned()));
-            entries.push((Ink::Lost, 'o', "its last new data".to_owned()));
+            entries.push((Ink::Lost, 'x', "B repeats, to NAPT 1".to_owned()));
+            entries.push((Ink::Lost, 'o', "B's last new data".to_owned()));
         }
         for (ink, sign, label) in entries {
             match sign {

@@ -32,10 +32,11 @@ pub fn ladder(
     };
     let times = steps.iter().flat_map(|step| [step.at_mover, step.at_server]);
     let last = times.flatten().fold(usable, f64::max);
+    let to = ((last - usable) * 1e3).max(0.01);
     let scale = Scale {
         usable,
-        from: -0.04 * (last - usable) * 1e3,
-        to: ((last - usable) * 1e3).max(0.01),
+        from: -0.04 * to,
+        to,
     };
     let (above, below) = (rows(steps, false, &scale), rows(steps, true, &scale));
     let height = |rows: &[(usize, i32)]| rows.iter().map(|(_, row)| row + 1).max().unwrap_or_default() * ROW;

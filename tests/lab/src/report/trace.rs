@@ -134,12 +134,14 @@ impl Trace {
         let steps = after.map_or_else(Vec::new, |after| {
             handshake::steps(&joined, &at_server, after, server, bases)
         });
+        let msyn = steps.first().and_then(Step::sent);
         let moments = Moments {
             opened: Some(syn.time),
             lost: moved.lost,
             last_byte: last_byte(views.mover_before, server, moved.lost),
-            usable: moved.usable,
-            msyn: steps.first().and_then(Step::sent),
+            // The log may lag behind; a segment that has left shows that one could leave.
+            usable: moved.usable.map(|usable| msyn.map_or(usable, |msyn| usable.min(msyn))),
+            msyn,
             first_byte: handshake::first_new_byte(&steps),
         };
         let resets = [views.mover_before, views.mover_after, views.server]
