@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use lab::language::{self, Scenario};
 use lab::machine::sweep;
 use lab::report::demo;
-use lab::{apps, explain, story};
+use lab::{apps, bench, explain, story};
 
 #[derive(Parser)]
 #[command(
@@ -38,11 +38,16 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Measure how long a move takes, and what translation costs
+    Bench(bench::command::Arguments),
     /// Return to the machine what killed runs left behind
     Sweep,
     /// Be one of the lab's own applications (started by the runner inside a host)
     #[command(hide = true)]
     App { description: String },
+    /// Be one end of the connections that are measured (started by `bench` inside a host)
+    #[command(hide = true)]
+    BenchProgram { description: String },
 }
 
 #[derive(clap::Args)]
@@ -100,6 +105,11 @@ fn main() -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Command::Bench(arguments) => bench::command::run(arguments),
+        Command::BenchProgram { description } => match bench::pair::be(&description) {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(reason) => bail!(reason),
+        },
         Command::App { description } => match apps::run(&description) {
             Ok(code) => Ok(ExitCode::from(code as u8)),
             Err(reason) => bail!(reason),

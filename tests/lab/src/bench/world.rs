@@ -1,0 +1,335 @@
+//! The hosts of a measurement: a phone and a server, with agents or without.
+//!
+//! | network | |
+//! |---|---|
+//! | road | the phone has two links to a router, of one of which it has an address; the server is behind the router |
+//! | cable | phone and server are neighbours, as fast as the machine can copy |
+//!
+//! All links are plain pairs of virtual devices that nobody watches.
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::netlink::Netlink;
+use super::pair::{End, Pair, Program};
+use super::surroundings::CONGESTION_CONTROL;
+use super::traffic::{Description, Opened, Role};
+use super::{Bench, clock};
+use crate::agents::Agents;
+use crate::language::ast::AgentList;
+use crate::machine::{MachineError, Station, command, netns};
+use crate::story::board::Board;
+use crate::story::programs::Programs;
+use crate::story::timeline::Timeline;
+
+/// What carries connections over a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Means {
+    Agents,
+    /// Nothing: the same address returns, and TCP is left to itself.
+    Plain,
+    Multipath,
+}
+
+impl Means {
+    pub const ALL: [Means; 3] = [Means::Agents, Means::Plain, Means::Multipath];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Means::Agents => "agents",
+            Means::Plain => "plain TCP",
+            Means::Multipath => "MPTCP",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    Road,
+    Cable,
+}
+
+const PORT: u16 = 7000;
+/// A link of the road, in each direction.
+const ROAD_RATE: &str = "1gbit";
+const LENGTH: u8 = 16;
+/// How long agents may need to learn of new connections.
+const KNOWN: Duration = Duration::from_secs(30);
+
+pub struct World {
+    pub means: Means,
+    layout: Layout,
+    phone: Station,
+    server: Station,
+    agents: Agents,
+    /// Starts the agents and reads what they say.
+    _programs: Programs,
+    netlink: Netlink,
+    /// How many addresses the phone has had.
+    moves: u16,
+    next_port: u16,
+}
+
+impl World {
+    /// # Errors
+    /// The machine lacks something, or an agent does not start.
+    pub fn build(bench: &Bench, name: &str, means: Means, layout: Layout) -> Result<World, String> {
+        World::assemble(bench, name, means, layout).map_err(|reason| format!("{name}: {reason}"))
+    }
+
+    fn assemble(bench: &Bench, name: &str, means: Means, layout: Layout) -> Result<World, String> {
+        let make = |role: &str| station(bench, &format!("{name}-{role}"));
+        let (phone, server) = (make("phone")?, make("server")?);
+        match layout {
+            Layout::Road => lay_road(&phone, &make("core")?, &server),
+            Layout::Cable => lay_cable(&phone, &server),
+        }
+        .map_err(|error| error.to_string())?;
+        let devices: &[&str] = match layout {
+            Layout::Road => &["wifi", "lte"],
+            Layout::Cable => &["wifi"],
+        };
+        let netlink = Netlink::open(&phone.netns, devices).map_err(|error| error.to_string())?;
+        let executable = (means == Means::Agents).then(|| bench.agent.clone());
+        let logs = bench.claim.directory.join("logs");
+        let mut world = World {
+            means,
+            layout,
+            agents: Agents::new(&bench.claim.directory, executable),
+            _programs: Programs::new(Board::default(), Timeline::new(false), logs)?,
+            phone,
+            server,
+            netlink,
+            moves: 0,
+            next_port: PORT,
+        };
+        if means == Means::Multipath {
+            for station in [&world.phone, &world.server] {
+                let limits = "mptcp limits set subflow 8 add_addr_accepted 8\n";
+                netns::ip(&station.netns, limits).map_err(|error| error.to_string())?;
+            }
+        }
+        world.appear().map_err(|error| error.to_string())?;
+        let settings = BTreeMap::from([("log".to_owned(), "warn".to_owned())]);
+        for station in [world.phone.clone(), world.server.clone()] {
+            let prepared = world.agents.prepare(&station, &settings);
+            prepared.map_err(|error| error.to_string())?;
+            world.agents.start(&station, &mut world._programs, 3.0)?;
+        }
+        Ok(world)
+    }
+
+    /// The device that the phone uses now.
+    fn device(&self) -> &'static str {
+        match self.layout {
+            Layout::Road if self.moves.is_multiple_of(2) => "wifi",
+            Layout::Road => "lte",
+            Layout::Cable => "wifi",
+        }
+    }
+
+    /// The address that the phone has now: another one after every move.
+    fn address(&self) -> Ipv4Addr {
+        let [high, low] = (self.moves + 2).to_be_bytes();
+        let network = if self.device() == "wifi" { 1 } else { 2 };
+        Ipv4Addr::new(10, network, 0x80 | high, low)
+    }
+
+    fn gateway(&self) -> Option<Ipv4Addr> {
+        let network = if self.device() == "wifi" { 1 } else { 2 };
+        (self.layout == Layout::Road).then(|| Ipv4Addr::new(10, network, 0, 1))
+    }
+
+    fn server_address(&self) -> Ipv4Addr {
+        match self.layout {
+            Layout::Road => Ipv4Addr::new(10, 3, 0, 2),
+            Layout::Cable => Ipv4Addr::new(10, 1, 0, 1),
+        }
+    }
+
+    /// The address goes (for plain TCP: the link, and with it the routes). What knows of it is told.
+    pub fn disappear(&mut self) -> std::io::Result<()> {
+        match self.means {
+            Means::Plain => self.netlink.set_up(self.device(), false),
+            Means::Agents => self
+                .netlink
+                .remove_address(self.device(), self.address(), LENGTH),
+            Means::Multipath => {
+                self.netlink.remove_endpoint(self.endpoint(), self.address())?;
+                self.netlink
+                    .remove_address(self.device(), self.address(), LENGTH)
+            }
+        }
+    }
+
+    /// Another address comes on the other link (for plain TCP: the link is back); returns when it was usable.
+    pub fn reappear(&mut self) -> std::io::Result<u64> {
+        if self.means == Means::Plain {
+            self.netlink.set_up(self.device(), true)?;
+            if let Some(gateway) = self.gateway() {
+                self.netlink.add_default_route(self.device(), gateway)?;
+            }
+            return Ok(clock::now());
+        }
+        self.moves += 1;
+        self.appear()
+    }
+
+    fn appear(&mut self) -> std::io::Result<u64> {
+        self.netlink.add_address(self.device(), self.address(), LENGTH)?;
+        if let Some(gateway) = self.gateway() {
+            self.netlink.add_default_route(self.device(), gateway)?;
+        }
+        let usable = clock::now();
+        if self.means == Means::Multipath {
+            self.netlink
+                .add_endpoint(self.endpoint(), self.device(), self.address())?;
+        }
+        Ok(usable)
+    }
+
+    fn endpoint(&self) -> u8 {
+        (self.moves % 200) as u8 + 1
+    }
+
+    /// Opens connections between a client's program on the phone and a server's; with agents, until both know
+    /// them all.
+    pub fn connect(
+        &mut self,
+        connections: u32,
+        client: Role,
+        server: Role,
+        send_buffer: Option<u32>,
+    ) -> Result<Pair, String> {
+        let known = |world: &World| [&world.phone, &world.server].map(|station| world.known_at(station));
+        let before = known(self);
+        let address = SocketAddr::new(IpAddr::V4(self.server_address()), self.next_port);
+        self.next_port += 100;
+        let description = Description {
+            address,
+            connections: 0,
+            role: server,
+            mptcp: self.means == Means::Multipath,
+            send_buffer,
+        };
+        let mut server = End::start(&self.server, &Program::Traffic(description.clone()))?;
+        let description = Description {
+            connections,
+            role: client,
+            ..description
+        };
+        let client = End::start(&self.phone, &Program::Traffic(description))?;
+        let opened: Opened = server.ask(&format!("accepted {connections}"))?;
+        if self.means == Means::Multipath && opened.multipath < connections as usize {
+            return Err("this kernel's connections are not MPTCP; see net.mptcp.enabled".into());
+        }
+        let until = Instant::now() + KNOWN;
+        while self.means == Means::Agents {
+            let now = known(self);
+            if (0..2).all(|end| now[end] >= before[end] + connections as usize) {
+                break;
+            }
+            if Instant::now() > until {
+                return Err(format!("the agents know {now:?} connections, not {connections}"));
+            }
+            // The agent's list is asked for, nobody announces it.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(Pair { client, server })
+    }
+
+    /// Programs whose connections come and go.
+    pub fn serve_short(&mut self) -> Result<Pair, String> {
+        let address = SocketAddr::new(IpAddr::V4(self.server_address()), self.next_port);
+        self.next_port += 100;
+        let program = |serve| Program::Short(super::short::Description { address, serve });
+        Ok(Pair {
+            server: End::start(&self.server, &program(true))?,
+            client: End::start(&self.phone, &program(false))?,
+        })
+    }
+
+    fn known_at(&self, station: &Station) -> usize {
+        let rows = self.agents.ask(&station.name, AgentList::Connections);
+        rows.map_or(0, |rows| rows.len())
+    }
+
+    /// Segmentation and receive offloads of every device that carries the connections, the agents' among them.
+    pub fn set_offloads(&self, on: bool) -> Result<(), String> {
+        let word = if on { "on" } else { "off" };
+        for station in [&self.phone, &self.server] {
+            let mut devices = vec!["wifi"];
+            if self.means == Means::Agents {
+                devices.push("mob0");
+            }
+            for device in devices {
+                let switches = ["-K", device, "gso", word, "tso", word, "gro", word];
+                let outcome = netns::inside(&station.netns, || {
+                    command::run(Command::new("ethtool").args(switches), "")
+                });
+                outcome.map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn station(bench: &Bench, name: &str) -> Result<Station, String> {
+    let made = || -> Result<Station, MachineError> {
+        let station = Station::create(&bench.claim, name)?;
+        let settings = [
+            ("net.ipv4.ip_forward", if name.ends_with("core") { "1" } else { "0" }),
+            ("net.ipv4.conf.all.rp_filter", "0"),
+            ("net.ipv4.conf.default.rp_filter", "0"),
+            ("net.ipv6.conf.all.disable_ipv6", "1"),
+            ("net.ipv6.conf.default.disable_ipv6", "1"),
+            ("net.ipv4.tcp_congestion_control", CONGESTION_CONTROL),
+            ("net.mptcp.enabled", "1"),
+            ("net.mptcp.close_timeout", "600"),
+        ];
+        let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        netns::sysctl(&station.netns, &settings, true)?;
+        netns::ip(&station.netns, "link set dev lo up\n")?;
+        Ok(station)
+    };
+    made().map_err(|error| error.to_string())
+}
+
+fn join(device: &str, near: &Station, far: &Station) -> Result<(), MachineError> {
+    let first = ["link", "add", "name", device, "netns", &near.netns, "type", "veth"];
+    let second = ["peer", "name", device, "netns", &far.netns];
+    command::run(Command::new("ip").args(first).args(second), "")?;
+    for station in [near, far] {
+        netns::ip(&station.netns, &format!("link set dev {device} up\n"))?;
+    }
+    Ok(())
+}
+
+fn lay_road(phone: &Station, core: &Station, server: &Station) -> Result<(), MachineError> {
+    for device in ["wifi", "lte"] {
+        join(device, phone, core)?;
+        for station in [phone, core] {
+            // A burst holds a segment of 64 KiB as the kernel hands it down.
+            let shape = ["qdisc", "add", "dev", device, "root", "tbf", "rate", ROAD_RATE];
+            let room = ["burst", "256kb", "latency", "50ms"];
+            netns::inside(&station.netns, || {
+                command::run(Command::new("tc").args(shape).args(room), "")
+            })?;
+        }
+    }
+    join("lan", core, server)?;
+    netns::ip(
+        &core.netns,
+        "addr add 10.1.0.1/16 dev wifi\naddr add 10.2.0.1/16 dev lte\naddr add 10.3.0.1/24 dev lan\n",
+    )?;
+    netns::ip(
+        &server.netns,
+        "addr add 10.3.0.2/24 dev lan\nroute add default via 10.3.0.1\n",
+    )
+}
+
+fn lay_cable(phone: &Station, server: &Station) -> Result<(), MachineError> {
+    join("wifi", phone, server)?;
+    netns::ip(&server.netns, "addr add 10.1.0.1/16 dev wifi\n")
+}
