@@ -17,7 +17,9 @@ fn is_good(finding: &Finding) {
 
 /// As `/proc/self/status` of a process with these capabilities.
 fn status(effective: u64) -> String {
-    format!("Name:\tagent\nCapInh:\t0000000000000000\nCapPrm:\t{effective:016x}\nCapEff:\t{effective:016x}\nCapBnd:\t1\n")
+    format!(
+        "Name:\tagent\nCapInh:\t0000000000000000\nCapPrm:\t{effective:016x}\nCapEff:\t{effective:016x}\nCapBnd:\t1\n"
+    )
 }
 
 const NET_ADMIN: u64 = 1 << 12;
@@ -31,9 +33,15 @@ fn each_missing_capability_is_named() {
     let all = NET_ADMIN | NET_RAW | PERFMON | BPF;
     is_good(&requirements::capabilities(&status(all)));
     is_good(&requirements::capabilities(&status(u64::MAX >> 23)));
-    is_good(&requirements::capabilities(&status(NET_ADMIN | NET_RAW | SYS_ADMIN)));
-    let names =
-        [(NET_ADMIN, "CAP_NET_ADMIN"), (NET_RAW, "CAP_NET_RAW"), (PERFMON, "CAP_PERFMON"), (BPF, "CAP_BPF")];
+    is_good(&requirements::capabilities(&status(
+        NET_ADMIN | NET_RAW | SYS_ADMIN,
+    )));
+    let names = [
+        (NET_ADMIN, "CAP_NET_ADMIN"),
+        (NET_RAW, "CAP_NET_RAW"),
+        (PERFMON, "CAP_PERFMON"),
+        (BPF, "CAP_BPF"),
+    ];
     for (bit, name) in names {
         let finding = requirements::capabilities(&status(all & !bit));
         is_bad(&finding, &[name, "run as root", "unit file"]);
@@ -41,7 +49,10 @@ fn each_missing_capability_is_named() {
             assert!(!finding.detail.contains(other), "{finding:?}");
         }
     }
-    is_bad(&requirements::capabilities(&status(0)), &["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_PERFMON", "CAP_BPF"]);
+    is_bad(
+        &requirements::capabilities(&status(0)),
+        &["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_PERFMON", "CAP_BPF"],
+    );
     for garbage in ["", "CapEff:", "CapEff:\tzz\n", "CapEff:\t-1\n"] {
         is_bad(&requirements::capabilities(garbage), &["CAP_BPF"]);
     }
@@ -71,7 +82,10 @@ fn a_host_with_cgroups_of_version_1_only_is_told_to_mount_version_2() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     let v1 = "proc /proc proc rw 0 0\ncgroup /sys/fs/cgroup/net_cls cgroup rw,net_cls 0 0\n";
-    is_bad(&requirements::cgroup_directory(path, v1), &["version 1", "mount -t cgroup2"]);
+    is_bad(
+        &requirements::cgroup_directory(path, v1),
+        &["version 1", "mount -t cgroup2"],
+    );
     is_bad(&requirements::cgroup_directory(path, ""), &["mount -t cgroup2"]);
     // A directory of version 1 has the same file, and one more.
     std::fs::write(path.join("cgroup.procs"), "").unwrap();
@@ -86,15 +100,24 @@ fn a_cgroup_that_is_none_is_told_where_they_are() {
     let hybrid = "cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
     let finding = requirements::cgroup_directory(Path::new("/nonexistent"), hybrid);
     is_bad(&finding, &["/nonexistent", "`cgroup`", "/sys/fs/cgroup/unified"]);
-    assert_eq!(requirements::cgroup2_mount(hybrid).as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
+    assert_eq!(
+        requirements::cgroup2_mount(hybrid).as_deref(),
+        Some(Path::new("/sys/fs/cgroup/unified"))
+    );
     assert_eq!(requirements::cgroup2_mount("garbage\n\nshort line\n"), None);
 }
 
 #[test]
 fn a_pin_directory_on_an_ordinary_file_system_is_found() {
     let directory = tempfile::tempdir().unwrap();
-    for path in [directory.path().to_owned(), directory.path().join("not/yet/there")] {
-        is_bad(&requirements::pin_directory(&path), &["BPF file system", "mount -t bpf"]);
+    for path in [
+        directory.path().to_owned(),
+        directory.path().join("not/yet/there"),
+    ] {
+        is_bad(
+            &requirements::pin_directory(&path),
+            &["BPF file system", "mount -t bpf"],
+        );
     }
 }
 
@@ -103,7 +126,14 @@ fn everything_is_looked_at() {
     let directory = tempfile::tempdir().unwrap();
     let findings = requirements::examine(directory.path(), directory.path());
     let subjects: Vec<_> = findings.iter().map(|finding| finding.subject).collect();
-    assert_eq!(subjects, ["kernel", "BTF", "capabilities", "cgroup", "pin directory"]);
-    let bad = |subject| findings.iter().any(|f| f.subject == subject && f.verdict == Verdict::Bad);
+    assert_eq!(
+        subjects,
+        ["kernel", "BTF", "capabilities", "cgroup", "pin directory"]
+    );
+    let bad = |subject| {
+        findings
+            .iter()
+            .any(|f| f.subject == subject && f.verdict == Verdict::Bad)
+    };
     assert!(bad("cgroup") && bad("pin directory"), "{findings:?}");
 }

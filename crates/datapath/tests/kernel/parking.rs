@@ -9,7 +9,13 @@ use rtnetlink::Handle;
 use crate::place::{AGENT_MARK, Host, MARK, isolated};
 
 fn options(device: &str) -> ParkingOptions {
-    ParkingOptions { device: device.into(), table: 7801, rule_priority: 78, mark: MARK, agent_mark: AGENT_MARK }
+    ParkingOptions {
+        device: device.into(),
+        table: 7801,
+        rule_priority: 78,
+        mark: MARK,
+        agent_mark: AGENT_MARK,
+    }
 }
 
 /// What `ip` shows.
@@ -20,11 +26,23 @@ fn ip(arguments: &str) -> String {
 
 /// Everything about routing that there is on this host.
 fn routing() -> Vec<String> {
-    ["-o link", "-4 rule", "-6 rule", "-4 route show table all", "-6 route show table all", "-o addr"].map(ip).into()
+    [
+        "-o link",
+        "-4 rule",
+        "-6 rule",
+        "-4 route show table all",
+        "-6 route show table all",
+        "-o addr",
+    ]
+    .map(ip)
+    .into()
 }
 
 fn with_netlink<F: Future>(work: impl FnOnce(Handle) -> F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let (connection, handle, _) = rtnetlink::new_connection().unwrap();
         tokio::spawn(connection);
@@ -52,7 +70,11 @@ fn what_is_set_up_is_found_again_and_cleaned_up_to_the_last_rule() {
             }
             assert_eq!(parking.retired().await, lost);
             let rules = ip("-4 rule");
-            for rule in ["from all fwmark 0x1000000", "from all fwmark 0x400000", "from 10.77.0.1 ipproto tcp"] {
+            for rule in [
+                "from all fwmark 0x1000000",
+                "from all fwmark 0x400000",
+                "from 10.77.0.1 ipproto tcp",
+            ] {
                 assert!(rules.contains(rule), "{rule}: {rules}");
             }
             assert!(ip("-6 rule").contains("from fd77::1 ipproto tcp"));
@@ -87,9 +109,15 @@ fn somebody_elses_device_is_neither_taken_nor_removed() {
         let before = routing();
         with_netlink(async |handle| {
             for device in ["cable", "lo"] {
-                let error = Parking::set_up(handle.clone(), options(device)).await.err().unwrap();
+                let error = Parking::set_up(handle.clone(), options(device))
+                    .await
+                    .err()
+                    .unwrap();
                 assert!(matches!(error, ParkingError::Taken(_)), "{error}");
-                assert!(error.to_string().contains(device) && error.to_string().contains("`device`"), "{error}");
+                assert!(
+                    error.to_string().contains(device) && error.to_string().contains("`device`"),
+                    "{error}"
+                );
                 assert!(Parking::clean_up(&handle, device, 7801, 78).await.is_empty());
             }
         });
@@ -106,10 +134,16 @@ fn rules_of_others_stay() {
         with_netlink(async |handle| {
             Parking::set_up(handle.clone(), options("mob0")).await.unwrap();
             let rules = ip("rule");
-            assert!(rules.contains("fwmark 0x1000000") && rules.contains("fwmark 0x400000"), "ours come beside: {rules}");
+            assert!(
+                rules.contains("fwmark 0x1000000") && rules.contains("fwmark 0x400000"),
+                "ours come beside: {rules}"
+            );
             Parking::clean_up(&handle, "mob0", 7801, 78).await;
         });
         let rules = ip("rule");
-        assert!(rules.contains("from 192.0.2.1 lookup 99") && rules.contains("fwmark 0x5"), "{rules}");
+        assert!(
+            rules.contains("from 192.0.2.1 lookup 99") && rules.contains("fwmark 0x5"),
+            "{rules}"
+        );
     });
 }

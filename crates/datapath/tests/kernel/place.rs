@@ -210,10 +210,18 @@ pub fn run(line: &str) {
 ///
 /// # Panics
 /// When it does not hold within five seconds.
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+pub fn until(what: &str, holds: impl FnMut() -> bool) {
+    until_within(Duration::from_secs(5), what, holds);
+}
+
+/// Awaits a condition.
+///
+/// # Panics
+/// When it does not hold in time.
+pub fn until_within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     while !holds() {
-        assert!(Instant::now() < deadline, "not within five seconds: {what}");
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         std::thread::yield_now();
     }
 }
