@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 /// Nanoseconds of CLOCK_MONOTONIC.
 pub fn now() -> u64 {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-    time.map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+    time.map_or(0, |time| {
+        time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
+    })
 }
 
 /// Sleeps until `at` on this clock; returns at once if that is over.

@@ -15,7 +15,7 @@ use super::world::{Layout, Means, World};
 use super::{Bench, clock};
 
 /// Bounds what a bulk transfer has under way: every connection has as much to say after the move.
-const SEND_BUFFER: u32 = 64 * 1024;
+const SEND_BUFFER: u32 = 200 * 1024;
 /// How long traffic flows before the address goes.
 const FLOW: Duration = Duration::from_millis(350);
 const FLOW_ALONE: Duration = Duration::from_millis(120);
@@ -67,7 +67,10 @@ impl Workload {
     }
 
     fn arrives_at_phone(self) -> bool {
-        matches!(self, Workload::Download | Workload::RequestResponse | Workload::IdleDown)
+        matches!(
+            self,
+            Workload::Download | Workload::RequestResponse | Workload::IdleDown
+        )
     }
 }
 
@@ -115,7 +118,8 @@ pub fn measure(bench: &Bench) -> Result<Vec<Cell>, String> {
     };
     let groups = gather(bench, &Means::ALL, &Workload::ALL, connections)?;
     let cells = perform(bench, groups, &plans, connections)?;
-    let title = format!("From address usable to the first new byte, {connections} connections moving together (ms)");
+    let title =
+        format!("From address usable to the first new byte, {connections} connections moving together (ms)");
     table::moves(&title, &cells);
     Ok(cells)
 }
@@ -133,7 +137,10 @@ pub fn measure_single(bench: &Bench) -> Result<Vec<Cell>, String> {
     };
     let groups = gather(bench, &[Means::Agents], &Workload::ALL, 1)?;
     let cells = perform(bench, groups, &plans, 1)?;
-    table::moves("From address usable to the first new byte, one connection moving alone (ms)", &cells);
+    table::moves(
+        "From address usable to the first new byte, one connection moving alone (ms)",
+        &cells,
+    );
     Ok(cells)
 }
 
@@ -150,18 +157,27 @@ pub fn measure_many(bench: &Bench) -> Result<Vec<Cell>, String> {
         let groups = gather(bench, &[Means::Agents], &workloads, *connections)?;
         cells.extend(perform(bench, groups, &plans, *connections)?);
     }
-    table::last("From address usable until the last connection has a new byte (ms)", &cells);
+    table::last(
+        "From address usable until the last connection has a new byte (ms)",
+        &cells,
+    );
     Ok(cells)
 }
 
-fn gather(bench: &Bench, means: &[Means], workloads: &[Workload], connections: u32) -> Result<Vec<Group>, String> {
+fn gather(
+    bench: &Bench,
+    means: &[Means],
+    workloads: &[Workload],
+    connections: u32,
+) -> Result<Vec<Group>, String> {
     let mut groups = Vec::new();
     for means in means {
         for workload in workloads {
             let name = format!("{}{}{}", *means as u8, *workload as u8, connections);
             let mut world = World::build(bench, &name, *means, Layout::Road)?;
             let (client, server) = workload.roles(connections);
-            let pair = world.connect(connections, client, server, Some(SEND_BUFFER))?;
+            let send_buffer = (connections > 1).then_some(SEND_BUFFER);
+            let pair = world.connect(connections, client, server, send_buffer)?;
             groups.push(Group {
                 workload: *workload,
                 world,
@@ -176,8 +192,9 @@ fn gather(bench: &Bench, means: &[Means], workloads: &[Workload], connections: u
 
 /// Plain TCP comes back in its own time and not one world after the other: its rounds lie between the others'.
 fn perform(bench: &Bench, groups: Vec<Group>, plans: &[Plan], connections: u32) -> Result<Vec<Cell>, String> {
-    let (mut plain, mut quick): (Vec<Group>, Vec<Group>) =
-        groups.into_iter().partition(|group| group.world.means == Means::Plain);
+    let (mut plain, mut quick): (Vec<Group>, Vec<Group>) = groups
+        .into_iter()
+        .partition(|group| group.world.means == Means::Plain);
     // Workload by workload, so that means alternate.
     quick.sort_by_key(|group| (group.workload as u8, group.world.means));
     let mut cells = Vec::new();
@@ -204,7 +221,9 @@ fn perform(bench: &Bench, groups: Vec<Group>, plans: &[Plan], connections: u32) 
                     continue;
                 }
                 let times: Vec<f64> = mine.iter().flat_map(|times| times.millis.clone()).collect();
-                let last = mine.iter().filter_map(|times| times.millis.iter().copied().reduce(f64::max));
+                let last = mine
+                    .iter()
+                    .filter_map(|times| times.millis.iter().copied().reduce(f64::max));
                 cells.push(Cell {
                     workload,
                     means: means.name(),
@@ -268,18 +287,31 @@ fn slot(groups: usize, outage: Duration, flow: Duration, connections: u32) -> Du
     };
     let alone = flow + outage + busy;
     // All leave before the first arrives, if the outage is long enough for that.
-    let shared = (outage - SILENCE * 2).checked_div(groups.max(1) as u32).unwrap_or(alone);
-    if shared >= flow + busy / 2 { shared.min(Duration::from_millis(1500)) } else { alone }
+    let shared = (outage - SILENCE * 2)
+        .checked_div(groups.max(1) as u32)
+        .unwrap_or(alone);
+    if shared >= flow + busy / 2 {
+        shared.min(Duration::from_millis(1500))
+    } else {
+        alone
+    }
 }
 
 impl Group {
     fn take(&mut self, step: Step) -> Result<(), String> {
-        let refused = |error: std::io::Error| format!("the phone's kernel refused a change of address: {error}");
+        let refused =
+            |error: std::io::Error| format!("the phone's kernel refused a change of address: {error}");
         match step {
+            // Multipath TCP adds no path before both ends have heard something.
+            Step::Flow if self.is_idle() => self.pair.tell("speak"),
             Step::Flow => self.pair.tell("go"),
             Step::Leave => {
                 self.world.disappear().map_err(refused)?;
-                self.pair.tell("hold")
+                match self.workload {
+                    // What is in the send buffers is what there is to say: others are to be measured after it.
+                    Workload::Download | Workload::Upload => self.pair.tell("hold"),
+                    _ => Ok(()),
+                }
             }
             Step::Arm => self.receiver().tell("arm"),
             Step::Arrive => {
@@ -291,6 +323,10 @@ impl Group {
                 }
             }
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!(self.workload, Workload::IdleUp | Workload::IdleDown)
     }
 
     fn receiver(&mut self) -> &mut super::pair::End {
@@ -305,8 +341,15 @@ impl Group {
         let left = patience.saturating_sub(Duration::from_nanos(clock::now() - self.usable));
         let (usable, millis) = (self.usable, left.as_millis());
         let collected: Collected = self.receiver().ask(&format!("collect {millis}"))?;
+        if !collected.errors.is_empty() {
+            let (workload, means) = (self.workload.name(), self.world.means.name());
+            eprintln!("{workload}, {means}: connections ended: {:?}", collected.errors);
+        }
         let times = collected.first.iter().flatten();
         let millis: Vec<f64> = times.map(|at| (*at as f64 - usable as f64) / 1e6).collect();
+        if self.workload == Workload::RequestResponse {
+            self.pair.tell("hold")?;
+        }
         Ok(Times {
             workload: self.workload,
             means: self.world.means,

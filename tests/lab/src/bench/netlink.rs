@@ -1,4 +1,4 @@
-//! Addresses, routes, links and MPTCP endpoints of one namespace, changed without starting a program.
+//! Addresses, routes and MPTCP endpoints of one namespace, changed without starting a program.
 //!
 //! The instant at which an address becomes usable is where every measurement begins: it has to be the kernel's
 //! answer to the last request, not the end of a process some milliseconds later.
@@ -82,20 +82,20 @@ impl Netlink {
     /// The default route.
     pub fn add_default_route(&self, device: &str, gateway: Ipv4Addr) -> io::Result<()> {
         let (main, by_hand, universe) = (libc::RT_TABLE_MAIN, libc::RTPROT_STATIC, libc::RT_SCOPE_UNIVERSE);
-        let mut body = vec![libc::AF_INET as u8, 0, 0, 0, main, by_hand, universe, libc::RTN_UNICAST];
+        let mut body = vec![
+            libc::AF_INET as u8,
+            0,
+            0,
+            0,
+            main,
+            by_hand,
+            universe,
+            libc::RTN_UNICAST,
+        ];
         body.extend([0; 4]);
         attribute(&mut body, libc::RTA_GATEWAY, &gateway.octets());
         attribute(&mut body, libc::RTA_OIF, &self.device(device)?.to_ne_bytes());
         request(&self.route, libc::RTM_NEWROUTE, ACK | CREATE, &body).map(drop)
-    }
-
-    /// Sets a device up or down.
-    pub fn set_up(&self, device: &str, up: bool) -> io::Result<()> {
-        let mut body = vec![0; 4];
-        body.extend(self.device(device)?.to_ne_bytes());
-        body.extend(u32::from(up).to_ne_bytes());
-        body.extend((libc::IFF_UP as u32).to_ne_bytes());
-        request(&self.route, libc::RTM_NEWLINK, ACK, &body).map(drop)
     }
 
     /// The kernel's MPTCP joins live connections from this address.
@@ -195,7 +195,9 @@ fn request(socket: &OwnedFd, kind: u16, flags: u16, body: &[u8]) -> io::Result<V
                 };
             }
             reply = body.to_vec();
-            rest = rest.get(size.max(HEADER).next_multiple_of(4)..).unwrap_or_default();
+            rest = rest
+                .get(size.max(HEADER).next_multiple_of(4)..)
+                .unwrap_or_default();
         }
     }
 }

@@ -44,7 +44,10 @@ impl Shop {
     fn run(&mut self, millis: u64) -> Result<f64, String> {
         let rate: Rate = self.pair.client.ask(&format!("rate {millis}"))?;
         if rate.failures > 0 {
-            return Err(format!("{} of {} connections failed", rate.failures, rate.connections));
+            return Err(format!(
+                "{} of {} connections failed",
+                rate.failures, rate.connections
+            ));
         }
         Ok(rate.connections as f64 * 1e6 / rate.nanoseconds as f64)
     }

@@ -79,10 +79,16 @@ impl fmt::Display for Surroundings {
             self.load.0
         )?;
         if self.load.0 > 0.5 * self.processors as f64 {
-            write!(out, "\nThe machine is busy with other things: expect a wide spread.")?;
+            write!(
+                out,
+                "\nThe machine is busy with other things: expect a wide spread."
+            )?;
         }
         if !self.optimized {
-            write!(out, "\nThis is a debug build: `make bench` measures the release build.")?;
+            write!(
+                out,
+                "\nThis is a debug build: `make bench` measures the release build."
+            )?;
         }
         Ok(())
     }
@@ -90,7 +96,10 @@ impl fmt::Display for Surroundings {
 
 fn load() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or_default()
+    text.split(' ')
+        .next()
+        .and_then(|first| first.parse().ok())
+        .unwrap_or_default()
 }
 
 /// The first line of `/proc/stat`: user nice system idle iowait irq softirq steal …

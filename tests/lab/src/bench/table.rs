@@ -36,7 +36,12 @@ impl Distribution {
 }
 
 pub fn moves(title: &str, cells: &[Cell]) {
-    let mut table = begin(title, &["outage", "workload", "means", "samples", "p50", "p90", "p99", "max", "lost"]);
+    let mut table = begin(
+        title,
+        &[
+            "outage", "workload", "means", "samples", "p50", "p90", "p99", "max", "lost",
+        ],
+    );
     for cell in cells {
         let times = &cell.times;
         table.add_row([
@@ -55,7 +60,17 @@ pub fn moves(title: &str, cells: &[Cell]) {
 }
 
 pub fn last(title: &str, cells: &[Cell]) {
-    let columns = ["connections", "workload", "moves", "first p50", "all p50", "last: min", "median", "max", "lost"];
+    let columns = [
+        "connections",
+        "workload",
+        "moves",
+        "first p50",
+        "all p50",
+        "last: min",
+        "median",
+        "max",
+        "lost",
+    ];
     let mut table = begin(title, &columns);
     for cell in cells {
         table.add_row([
@@ -74,7 +89,17 @@ pub fn last(title: &str, cells: &[Cell]) {
 }
 
 pub fn comparisons(title: &str, rows: &[Comparison]) {
-    let columns = ["what", "against", "conditions", "without", "with", "pairs", "ratio", "min", "max"];
+    let columns = [
+        "what",
+        "against",
+        "conditions",
+        "without",
+        "with",
+        "pairs",
+        "ratio",
+        "min",
+        "max",
+    ];
     let mut table = begin(title, &columns);
     for row in rows {
         table.add_row([

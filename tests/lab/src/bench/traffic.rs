@@ -93,6 +93,8 @@ struct End {
     connections: Vec<Connection>,
     /// Askers that think, and until when.
     thinking: VecDeque<(u64, usize)>,
+    /// Askers that have heard what was awaited: they make room for others until the next `go`.
+    resting: Vec<usize>,
     going: bool,
     bytes: u64,
     errors: Vec<String>,
@@ -122,7 +124,11 @@ pub fn run(description: Description) -> Result<(), String> {
 }
 
 fn socket(description: &Description) -> io::Result<Socket> {
-    let protocol = if description.mptcp { Protocol::MPTCP } else { Protocol::TCP };
+    let protocol = if description.mptcp {
+        Protocol::MPTCP
+    } else {
+        Protocol::TCP
+    };
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(protocol))?;
     if let Some(size) = description.send_buffer {
         socket.set_send_buffer_size(size as usize)?;
@@ -137,6 +143,7 @@ impl End {
             listener: None,
             connections: Vec::new(),
             thinking: VecDeque::new(),
+            resting: Vec::new(),
             going: false,
             bytes: 0,
             errors: Vec::new(),
@@ -279,7 +286,10 @@ impl End {
                 let missing = connection.missing;
                 connection.missing = missing.saturating_sub(length);
                 if missing > 0 && connection.missing == 0 {
-                    self.thinking.push_back((now + think_micros * 1000, number));
+                    match connection.first {
+                        Some(_) => self.resting.push(number),
+                        None => self.thinking.push_back((now + think_micros * 1000, number)),
+                    }
                 }
             }
             Role::Source | Role::Sink => {}
@@ -289,7 +299,9 @@ impl End {
     fn ask_again(&mut self) {
         let now = clock::now();
         while self.going && self.thinking.front().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, number)) = self.thinking.pop_front() else { break };
+            let Some((_, number)) = self.thinking.pop_front() else {
+                break;
+            };
             if self.connections[number].open {
                 self.connections[number].missing = WORD;
                 self.write_word(number);
@@ -332,6 +344,11 @@ impl End {
         match word {
             "go" | "hold" => {
                 self.going = word == "go";
+                let now = clock::now();
+                for number in self.resting.drain(..) {
+                    self.connections[number].first = None;
+                    self.thinking.push_back((now, number));
+                }
                 if self.description.role == Role::Source {
                     self.want_room(self.going)?;
                 }
@@ -364,7 +381,10 @@ impl End {
     }
 
     fn answer_if_due(&mut self) {
-        if self.expected.is_some_and(|expected| self.connections.len() >= expected) {
+        if self
+            .expected
+            .is_some_and(|expected| self.connections.len() >= expected)
+        {
             self.expected = None;
             self.say(&self.opened());
         }
@@ -382,7 +402,11 @@ impl End {
     }
 
     fn opened(&self) -> Opened {
-        let multipath = self.connections.iter().filter(|c| is_multipath(&c.stream)).count();
+        let multipath = self
+            .connections
+            .iter()
+            .filter(|c| is_multipath(&c.stream))
+            .count();
         Opened {
             connections: self.connections.len(),
             multipath,

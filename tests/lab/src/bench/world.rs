@@ -53,6 +53,8 @@ pub enum Layout {
 const PORT: u16 = 7000;
 /// A link of the road, in each direction.
 const ROAD_RATE: &str = "1gbit";
+/// Less than the send buffer of one connection holds: bulk always has bytes that have not arrived.
+const ROAD_QUEUE: &str = "1ms";
 const LENGTH: u8 = 16;
 /// How long agents may need to learn of new connections.
 const KNOWN: Duration = Duration::from_secs(30);
@@ -148,31 +150,24 @@ impl World {
         }
     }
 
-    /// The address goes (for plain TCP: the link, and with it the routes). What knows of it is told.
+    /// The address goes, and with it the routes. What knows of it is told.
     pub fn disappear(&mut self) -> std::io::Result<()> {
         match self.means {
-            Means::Plain => self.netlink.set_up(self.device(), false),
-            Means::Agents => self
-                .netlink
-                .remove_address(self.device(), self.address(), LENGTH),
+            Means::Plain | Means::Agents => {
+                self.netlink.remove_address(self.device(), self.address(), LENGTH)
+            }
             Means::Multipath => {
                 self.netlink.remove_endpoint(self.endpoint(), self.address())?;
-                self.netlink
-                    .remove_address(self.device(), self.address(), LENGTH)
+                self.netlink.remove_address(self.device(), self.address(), LENGTH)
             }
         }
     }
 
-    /// Another address comes on the other link (for plain TCP: the link is back); returns when it was usable.
+    /// Another address comes on the other link (for plain TCP: the same address); returns when it was usable.
     pub fn reappear(&mut self) -> std::io::Result<u64> {
-        if self.means == Means::Plain {
-            self.netlink.set_up(self.device(), true)?;
-            if let Some(gateway) = self.gateway() {
-                self.netlink.add_default_route(self.device(), gateway)?;
-            }
-            return Ok(clock::now());
+        if self.means != Means::Plain {
+            self.moves += 1;
         }
-        self.moves += 1;
         self.appear()
     }
 
@@ -279,7 +274,10 @@ fn station(bench: &Bench, name: &str) -> Result<Station, String> {
     let made = || -> Result<Station, MachineError> {
         let station = Station::create(&bench.claim, name)?;
         let settings = [
-            ("net.ipv4.ip_forward", if name.ends_with("core") { "1" } else { "0" }),
+            (
+                "net.ipv4.ip_forward",
+                if name.ends_with("core") { "1" } else { "0" },
+            ),
             ("net.ipv4.conf.all.rp_filter", "0"),
             ("net.ipv4.conf.default.rp_filter", "0"),
             ("net.ipv6.conf.all.disable_ipv6", "1"),
@@ -297,7 +295,16 @@ fn station(bench: &Bench, name: &str) -> Result<Station, String> {
 }
 
 fn join(device: &str, near: &Station, far: &Station) -> Result<(), MachineError> {
-    let first = ["link", "add", "name", device, "netns", &near.netns, "type", "veth"];
+    let first = [
+        "link",
+        "add",
+        "name",
+        device,
+        "netns",
+        &near.netns,
+        "type",
+        "veth",
+    ];
     let second = ["peer", "name", device, "netns", &far.netns];
     command::run(Command::new("ip").args(first).args(second), "")?;
     for station in [near, far] {
@@ -312,7 +319,7 @@ fn lay_road(phone: &Station, core: &Station, server: &Station) -> Result<(), Mac
         for station in [phone, core] {
             // A burst holds a segment of 64 KiB as the kernel hands it down.
             let shape = ["qdisc", "add", "dev", device, "root", "tbf", "rate", ROAD_RATE];
-            let room = ["burst", "256kb", "latency", "50ms"];
+            let room = ["burst", "128kb", "latency", ROAD_QUEUE];
             netns::inside(&station.netns, || {
                 command::run(Command::new("tc").args(shape).args(room), "")
             })?;
