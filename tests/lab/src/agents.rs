@@ -184,7 +184,9 @@ impl Agents {
         let (name, timeline) = (name.to_owned(), timeline.clone());
         std::thread::spawn(move || {
             let out = child.stdout.take().into_iter();
-            let lines = out.flat_map(|out| BufReader::new(out).lines()).map_while(Result::ok);
+            let lines = out
+                .flat_map(|out| BufReader::new(out).lines())
+                .map_while(Result::ok);
             let parsed = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
             for event in parsed {
                 let field = |key: &str| event[key].as_str().unwrap_or_default();

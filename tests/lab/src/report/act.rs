@@ -134,7 +134,8 @@ impl Act {
         };
         let moved = kernel::a_move(log, FROM, TO, began);
         if moved.usable.is_none() {
-            let problem = "the kernel's own log of A does not show both the loss and the return of an address";
+            let problem =
+                "the kernel's own log of A does not show both the loss and the return of an address";
             self.problems.push(problem.to_owned());
         }
         self.download = Trace::of(views, HTTP, moved);

@@ -39,7 +39,9 @@ pub fn moved(act: &Act) -> Vec<Claim> {
 /// What act 2 claims: without them.
 pub fn alone(act: &Act) -> Vec<Claim> {
     let killed = |ending: &super::act::Ending| {
-        let at = ending.at.map_or_else(|| "never".to_owned(), |at| format!("at {at:.1} s"));
+        let at = ending
+            .at
+            .map_or_else(|| "never".to_owned(), |at| format!("at {at:.1} s"));
         let exit = ending
             .exit
             .map_or_else(String::new, |exit| format!(", exit {exit}"));

@@ -50,7 +50,10 @@ pub fn run(arguments: &Arguments, slow: f64) -> Result<bool, ReportError> {
     for (number, (name, file, text)) in ACTS.into_iter().enumerate() {
         let scenario = read(file, text)?;
         let title = scenario.title.clone().unwrap_or_default();
-        println!("{}\n", style.bold(&format!("{}{title}", if number > 0 { "\n" } else { "" })));
+        println!(
+            "{}\n",
+            style.bold(&format!("{}{title}", if number > 0 { "\n" } else { "" }))
+        );
         acts.push(act(scenario, &beside.join(name), arguments, slow)?);
     }
     let [moved, alone] = acts.as_slice() else {
@@ -72,9 +75,20 @@ pub fn run(arguments: &Arguments, slow: f64) -> Result<bool, ReportError> {
     for problem in moved.problems.iter().chain(&alone.problems) {
         println!("\n{problem}");
     }
-    let all = claims.iter().flat_map(|(_, claims)| claims).all(|claim| claim.holds);
-    let said = if all { "every claim holds" } else { "NOT every claim holds" };
-    println!("\n{}; the report: {}", style.bold(said), arguments.report.display());
+    let all = claims
+        .iter()
+        .flat_map(|(_, claims)| claims)
+        .all(|claim| claim.holds);
+    let said = if all {
+        "every claim holds"
+    } else {
+        "NOT every claim holds"
+    };
+    println!(
+        "\n{}; the report: {}",
+        style.bold(said),
+        arguments.report.display()
+    );
     Ok(all)
 }
 

@@ -63,7 +63,12 @@ type Drawn = Result<(), Box<dyn std::error::Error>>;
 ///
 /// # Errors
 /// The drawing library refuses something.
-pub fn figure(trace: &Trace, frame: Frame, names: [&str; 2], events: &[Event]) -> Result<String, ReportError> {
+pub fn figure(
+    trace: &Trace,
+    frame: Frame,
+    names: [&str; 2],
+    events: &[Event],
+) -> Result<String, ReportError> {
     draw("the acknowledgement numbers", SIZE, |canvas| {
         let plot = Plot { canvas, frame };
         plot.axes()?;
@@ -112,7 +117,11 @@ impl Plot<'_, '_> {
             let x = self.x(second);
             canvas.draw(&PathElement::new(vec![(x, TOP), (x, bottom)], Ink::Grid.line(1)))?;
             let label = format!("{second}");
-            canvas.draw(&Text::new(label, (x, bottom + 14), text(Ink::Text, 13, Anchor::Middle)))?;
+            canvas.draw(&Text::new(
+                label,
+                (x, bottom + 14),
+                text(Ink::Text, 13, Anchor::Middle),
+            ))?;
             second += between;
         }
         let outline = vec![(LEFT, TOP), (LEFT, bottom), (right, bottom)];
@@ -121,7 +130,11 @@ impl Plot<'_, '_> {
         let time = "time since the story began, in seconds";
         canvas.draw(&Text::new(time, below, text(Ink::Text, 14, Anchor::Middle)))?;
         let bytes = "acknowledgement number relative to B's ISN, in MB (million bytes)";
-        canvas.draw(&Text::new(bytes, (4, TOP - 16), text(Ink::Text, 14, Anchor::Start)))?;
+        canvas.draw(&Text::new(
+            bytes,
+            (4, TOP - 16),
+            text(Ink::Text, 14, Anchor::Start),
+        ))?;
         Ok(())
     }
 
@@ -140,8 +153,7 @@ impl Plot<'_, '_> {
         if shown.is_empty() {
             return Ok(());
         }
-        self.canvas
-            .draw(&PathElement::new(shown.clone(), ink.line(2)))?;
+        self.canvas.draw(&PathElement::new(shown.clone(), ink.line(2)))?;
         for (x, y) in shown.into_iter().step_by(4) {
             self.canvas.draw(&Circle::new((x, y), 2, ink.area()))?;
         }
@@ -158,7 +170,8 @@ impl Plot<'_, '_> {
                 self.canvas.draw(&Circle::new(at, 4, Ink::Lost.line(2)))?;
             }
         }
-        let (Some(lost), Some(first)) = (trace.moments.lost, trace.in_vain.iter().find(|vain| vain.again)) else {
+        let (Some(lost), Some(first)) = (trace.moments.lost, trace.in_vain.iter().find(|vain| vain.again))
+        else {
             return Ok(());
         };
         let label = match trace.in_vain.iter().filter(|vain| vain.again).count() {
@@ -184,9 +197,16 @@ impl Plot<'_, '_> {
         };
         if let Some(lost) = moments.lost {
             mark(lost)?;
-            write(format!("address lost, {lost:.2} s"), self.x(lost) + 8, TOP + 12, Anchor::Start)?;
+            write(
+                format!("address lost, {lost:.2} s"),
+                self.x(lost) + 8,
+                TOP + 12,
+                Anchor::Start,
+            )?;
         }
-        let Some(usable) = moments.usable else { return Ok(()) };
+        let Some(usable) = moments.usable else {
+            return Ok(());
+        };
         let mut labels = vec![format!("address usable, {usable:.2} s")];
         mark(usable)?;
         for (name, time) in [("MSYN", moments.msyn), ("first new byte", moments.first_byte)] {
@@ -206,7 +226,11 @@ impl Plot<'_, '_> {
             arrow(canvas, (middle, y), (left, y), Ink::Moment, 1)?;
             arrow(canvas, (middle, y), (right, y), Ink::Moment, 1)?;
             let label = format!("{absence:.1} s without a network");
-            canvas.draw(&Text::new(label, (middle, y - 12), bold(Ink::Moment, 14, Anchor::Middle)))?;
+            canvas.draw(&Text::new(
+                label,
+                (middle, y - 12),
+                bold(Ink::Moment, 14, Anchor::Middle),
+            ))?;
         }
         let level = self.y(f64::from(trace.bytes()));
         // The later, the higher: no line crosses the name of another.

@@ -50,7 +50,9 @@ impl Purpose {
             Purpose::MigrateAck => "the server commits the connection to the new addresses",
             Purpose::PureAck => "what is expected next, and the true window",
             Purpose::Probe => "one byte the receiver has already, so that it answers at once",
-            Purpose::HeadOfLine => "the first bytes that were lost in the move, sent again without waiting for a timer",
+            Purpose::HeadOfLine => {
+                "the first bytes that were lost in the move, sent again without waiting for a timer"
+            }
             Purpose::Data => "data",
             Purpose::Progress => "the connection flows again",
             Purpose::Other => "another Migrate segment",
@@ -76,11 +78,19 @@ pub struct Step {
 
 impl Step {
     pub fn sent(&self) -> Option<f64> {
-        if self.from_mover { self.at_mover } else { self.at_server }
+        if self.from_mover {
+            self.at_mover
+        } else {
+            self.at_server
+        }
     }
 
     pub fn arrived(&self) -> Option<f64> {
-        if self.from_mover { self.at_server } else { self.at_mover }
+        if self.from_mover {
+            self.at_server
+        } else {
+            self.at_mover
+        }
     }
 }
 
@@ -129,9 +139,7 @@ pub fn steps(
 
 /// When the first byte arrives that its receiver did not have.
 pub fn first_new_byte(steps: &[Step]) -> Option<f64> {
-    let heads = steps
-        .iter()
-        .filter(|step| step.purpose == Purpose::HeadOfLine);
+    let heads = steps.iter().filter(|step| step.purpose == Purpose::HeadOfLine);
     heads.filter_map(Step::arrived).reduce(f64::min)
 }
 
@@ -204,9 +212,9 @@ fn step(
         seq,
         ack,
         payload,
-        again: earlier
-            .iter()
-            .any(|step| (step.from_mover, step.purpose, step.seq, step.ack) == (from_mover, purpose, seq, ack)),
+        again: earlier.iter().any(|step| {
+            (step.from_mover, step.purpose, step.seq, step.ack) == (from_mover, purpose, seq, ack)
+        }),
     }
 }
 
@@ -222,7 +230,11 @@ fn purpose(seen: &Seen, expected_there: Option<u32>, expected_here: Option<u32>)
     let is_after = |number: u32, other: u32| number != other && number.wrapping_sub(other) < 1 << 31;
     if seen.payload == 0 {
         let progress = expected_here.is_some_and(|expected| is_after(seen.ack, expected));
-        return if progress { Purpose::Progress } else { Purpose::PureAck };
+        return if progress {
+            Purpose::Progress
+        } else {
+            Purpose::PureAck
+        };
     }
     match expected_there {
         Some(expected) if seen.carries(expected) => Purpose::HeadOfLine,

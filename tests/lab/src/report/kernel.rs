@@ -18,7 +18,9 @@ pub fn a_move(log: &str, from: &str, to: &str, began: f64) -> Move {
     let mut found = Move::default();
     let (mut address, mut route) = (None, None);
     for line in log.lines() {
-        let Some((time, said)) = stamped(line) else { continue };
+        let Some((time, said)) = stamped(line) else {
+            continue;
+        };
         let words: Vec<&str> = said.split_whitespace().collect();
         match words[..] {
             ["Deleted", _, device, "inet", ..] if device == from && found.lost.is_none() => {

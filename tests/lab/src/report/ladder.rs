@@ -125,12 +125,22 @@ impl Ladder {
         let mut tick = 0.0;
         while tick <= self.scale.to {
             let x = self.scale.x(tick);
-            canvas.draw(&PathElement::new(vec![(x, axis), (x, axis + 5)], Ink::Text.line(1)))?;
+            canvas.draw(&PathElement::new(
+                vec![(x, axis), (x, axis + 5)],
+                Ink::Text.line(1),
+            ))?;
             let value = format!("{}", (tick * 1e6).round() / 1e6);
-            canvas.draw(&Text::new(value, (x, axis + 16), text(Ink::Text, 13, Anchor::Middle)))?;
+            canvas.draw(&Text::new(
+                value,
+                (x, axis + 16),
+                text(Ink::Text, 13, Anchor::Middle),
+            ))?;
             tick += between;
         }
-        canvas.draw(&PathElement::new(vec![(LEFT, axis), (right, axis)], Ink::Text.line(1)))?;
+        canvas.draw(&PathElement::new(
+            vec![(LEFT, axis), (right, axis)],
+            Ink::Text.line(1),
+        ))?;
         let unit = "time since A's address was usable, in milliseconds";
         let below = ((LEFT + right) / 2, axis + 37);
         canvas.draw(&Text::new(unit, below, text(Ink::Text, 14, Anchor::Middle)))?;
@@ -146,12 +156,24 @@ impl Ladder {
             } else {
                 canvas.draw(&PathElement::new(vec![(LEFT, y), (right, y)], Ink::Text.line(2)))?;
             }
-            canvas.draw(&Text::new(who, (LEFT - 12, y - 9), bold(Ink::Text, 15, Anchor::End)))?;
-            canvas.draw(&Text::new(what, (LEFT - 12, y + 9), text(Ink::Muted, 13, Anchor::End)))?;
+            canvas.draw(&Text::new(
+                who,
+                (LEFT - 12, y - 9),
+                bold(Ink::Text, 15, Anchor::End),
+            ))?;
+            canvas.draw(&Text::new(
+                what,
+                (LEFT - 12, y + 9),
+                text(Ink::Muted, 13, Anchor::End),
+            ))?;
         }
         let x = self.scale.x(0.0);
         dashed(canvas, (x, HEAD - 6), (x, axis), Ink::Moment, 1)?;
-        canvas.draw(&Text::new("address usable", (x, 14), bold(Ink::Moment, 14, Anchor::Middle)))?;
+        canvas.draw(&Text::new(
+            "address usable",
+            (x, 14),
+            bold(Ink::Moment, 14, Anchor::Middle),
+        ))?;
         if let Some(first) = moments.first_byte {
             let milliseconds = self.scale.milliseconds(first);
             let x = self.scale.x(milliseconds);
@@ -179,7 +201,10 @@ impl Ladder {
             // Lost on its way: it ends in the middle.
             (Some(sent), None) => {
                 let end = (self.x(sent), (from + to) / 2);
-                canvas.draw(&PathElement::new(vec![(self.x(sent), from), end], Ink::Lost.line(2)))?;
+                canvas.draw(&PathElement::new(
+                    vec![(self.x(sent), from), end],
+                    Ink::Lost.line(2),
+                ))?;
                 canvas.draw(&Cross::new(end, 5, Ink::Lost.line(2)))?;
                 Ok(())
             }

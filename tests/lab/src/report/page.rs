@@ -52,15 +52,26 @@ pub fn page(moved: &Act, alone: &Act) -> Result<String, ReportError> {
 
 fn tiles(html: &mut String, moved: &Act, alone: &Act) {
     *html += "<div class=\"tiles\">\n";
-    let moments = moved.download.as_ref().map(|trace| trace.moments).unwrap_or_default();
+    let moments = moved
+        .download
+        .as_ref()
+        .map(|trace| trace.moments)
+        .unwrap_or_default();
     let all_hold = |claims: &[Claim]| claims.iter().all(|claim| claim.holds);
     let mut tile = |good: bool, value: &str, what: &str| {
         let class = if good { "good" } else { "bad" };
         let (value, what) = (escape(value), escape(what));
-        let _ = writeln!(html, "<div class=\"tile {class}\"><b>{value}</b><span>{what}</span></div>");
+        let _ = writeln!(
+            html,
+            "<div class=\"tile {class}\"><b>{value}</b><span>{what}</span></div>"
+        );
     };
     match moments.resumption_ms() {
-        Some(took) => tile(true, &format!("{took:.1} ms"), "from a usable address to the first new byte at A"),
+        Some(took) => tile(
+            true,
+            &format!("{took:.1} ms"),
+            "from a usable address to the first new byte at A",
+        ),
         None => tile(false, "never", "no new byte arrived after the move"),
     }
     match moments.absence() {
@@ -70,7 +81,11 @@ fn tiles(html: &mut String, moved: &Act, alone: &Act) {
     let claims = claims::moved(moved);
     let survived = all_hold(&claims);
     let word = if survived { "alive" } else { "not all well" };
-    tile(survived, word, "with agents: same connections, same bytes, no reset, nothing dropped as INVALID");
+    tile(
+        survived,
+        word,
+        "with agents: same connections, same bytes, no reset, nothing dropped as INVALID",
+    );
     let died = all_hold(&claims::alone(alone));
     let fate = if died { "dead" } else { "not dead" };
     let said = match alone.curl.said.as_str() {
@@ -84,7 +99,11 @@ fn tiles(html: &mut String, moved: &Act, alone: &Act) {
 fn list(html: &mut String, title: &str, claims: &[Claim]) {
     let _ = writeln!(html, "<section class=\"claims\"><h3>{title}</h3>\n<dl>");
     for claim in claims {
-        let (class, sign) = if claim.holds { ("yes", '✓') } else { ("no", '✗') };
+        let (class, sign) = if claim.holds {
+            ("yes", '✓')
+        } else {
+            ("no", '✗')
+        };
         let (says, facts) = (escape(claim.says), escape(&claim.facts));
         let _ = writeln!(
             html,
@@ -104,8 +123,13 @@ fn pictures(html: &mut String, trace: &Trace, alone: &Act) -> Result<(), ReportE
     let frame = Frame::around(std::iter::once(trace).chain(&alone.download));
 
     *html += "<h2>The network</h2>\n";
-    picture(html, &topology(trace)?, "The network of the demonstration", "Figure 22 of the 2002 paper that this \
-        work follows. B sees A under the outside address of the NAPT it is behind.");
+    picture(
+        html,
+        &topology(trace)?,
+        "The network of the demonstration",
+        "Figure 22 of the 2002 paper that this \
+        work follows. B sees A under the outside address of the NAPT it is behind.",
+    );
 
     *html += "<h2>The download, seen from B</h2>\n";
     picture(
@@ -117,10 +141,7 @@ fn pictures(html: &mut String, trace: &Trace, alone: &Act) -> Result<(), ReportE
          connection goes on from NAPT 2.",
     );
 
-    if let (Some(after), Some(drawn)) = (
-        trace.after,
-        ladder_of(trace)?,
-    ) {
+    if let (Some(after), Some(drawn)) = (trace.after, ladder_of(trace)?) {
         *html += "<h2>The milliseconds around the resumption</h2>\n";
         picture(
             html,
@@ -181,9 +202,14 @@ fn picture(html: &mut String, svg: &str, name: &str, caption: &str) {
 }
 
 fn packets(html: &mut String, trace: &Trace, after: Place) {
-    let Some(usable) = trace.moments.usable else { return };
+    let Some(usable) = trace.moments.usable else {
+        return;
+    };
     let time = |time: Option<f64>| {
-        time.map_or_else(|| "lost".to_owned(), |time| format!("{:.2}", (time - usable) * 1e3))
+        time.map_or_else(
+            || "lost".to_owned(),
+            |time| format!("{:.2}", (time - usable) * 1e3),
+        )
     };
     let _ = writeln!(
         html,
@@ -233,7 +259,8 @@ fn places(html: &mut String, act: &Act) {
     *html += "<h2>Addresses and ports before and after</h2>\n<div class=\"wide\"><table>\n<thead><tr>\
               <th>connection</th><th>seen where</th><th>before</th><th>after</th></tr></thead>\n<tbody>\n";
     for (name, trace) in traces {
-        let show = |place: Option<Place>, what: fn(Place) -> String| place.map_or_else(|| "–".to_owned(), what);
+        let show =
+            |place: Option<Place>, what: fn(Place) -> String| place.map_or_else(|| "–".to_owned(), what);
         let mut row = |what: &str, before: String, after: String| {
             let class = if before == after { "old" } else { "new" };
             let _ = writeln!(
@@ -246,12 +273,24 @@ fn places(html: &mut String, act: &Act) {
             (Some(transfer), "download") => transfer.local.clone(),
             _ => trace.before.direct.to_string(),
         };
-        row("A's socket, as its program knows it", trace.before.direct.to_string(), kept);
+        row(
+            "A's socket, as its program knows it",
+            trace.before.direct.to_string(),
+            kept,
+        );
         let (before, after) = (Some(trace.before), trace.after);
         let direct = |place: Place| place.direct.to_string();
         let observed = |place: Place| place.observed.to_string();
-        row("direct: A's packets before the NAPT", show(before, direct), show(after, direct));
-        row("observed: A's packets as B receives them", show(before, observed), show(after, observed));
+        row(
+            "direct: A's packets before the NAPT",
+            show(before, direct),
+            show(after, direct),
+        );
+        row(
+            "observed: A's packets as B receives them",
+            show(before, observed),
+            show(after, observed),
+        );
         row("B", trace.server.to_string(), trace.server.to_string());
     }
     *html += "</tbody></table></div>\n";

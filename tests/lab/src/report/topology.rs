@@ -14,7 +14,10 @@ type Drawn = Result<(), Box<dyn std::error::Error>>;
 /// # Errors
 /// The drawing library refuses something.
 pub fn topology(trace: &Trace) -> Result<String, ReportError> {
-    let before = (trace.before.direct.ip().to_string(), trace.before.observed.ip().to_string());
+    let before = (
+        trace.before.direct.ip().to_string(),
+        trace.before.observed.ip().to_string(),
+    );
     let after = trace.after.map_or_else(
         || ("?".to_owned(), "?".to_owned()),
         |after| (after.direct.ip().to_string(), after.observed.ip().to_string()),
@@ -28,19 +31,55 @@ pub fn topology(trace: &Trace) -> Result<String, ReportError> {
         line(canvas, (470, lower), (600, middle), Ink::Second)?;
         line(canvas, (680, middle), (810, middle), Ink::Text)?;
         node(canvas, (40, 180), upper, Ink::First, "A at home", &before.0, true)?;
-        node(canvas, (40, 180), lower, Ink::Second, "A in the café", &after.0, false)?;
-        node(canvas, (330, 470), upper, Ink::First, "NAPT 1", &format!("outside {}", before.1), false)?;
-        node(canvas, (330, 470), lower, Ink::Second, "NAPT 2", &format!("outside {}", after.1), false)?;
+        node(
+            canvas,
+            (40, 180),
+            lower,
+            Ink::Second,
+            "A in the café",
+            &after.0,
+            false,
+        )?;
+        node(
+            canvas,
+            (330, 470),
+            upper,
+            Ink::First,
+            "NAPT 1",
+            &format!("outside {}", before.1),
+            false,
+        )?;
+        node(
+            canvas,
+            (330, 470),
+            lower,
+            Ink::Second,
+            "NAPT 2",
+            &format!("outside {}", after.1),
+            false,
+        )?;
         node(canvas, (600, 680), middle, Ink::Muted, "router", "", false)?;
         let server = trace.server.ip().to_string();
         node(canvas, (810, 960), middle, Ink::Text, "B", &server, false)?;
         arrow(canvas, (110, upper + 32), (110, lower - 32), Ink::Moment, 2)?;
         let label = absence.map_or_else(|| "moves".to_owned(), |absence| format!("{absence:.1} s later"));
-        canvas.draw(&Text::new(label, (122, middle), bold(Ink::Moment, 14, Anchor::Start)))?;
+        canvas.draw(&Text::new(
+            label,
+            (122, middle),
+            bold(Ink::Moment, 14, Anchor::Start),
+        ))?;
         let served = "web server, ssh server";
-        canvas.draw(&Text::new(served, (885, middle + 44), text(Ink::Muted, 13, Anchor::Middle)))?;
+        canvas.draw(&Text::new(
+            served,
+            (885, middle + 44),
+            text(Ink::Muted, 13, Anchor::Middle),
+        ))?;
         let used = "curl, ssh";
-        canvas.draw(&Text::new(used, (110, upper - 44), text(Ink::Muted, 13, Anchor::Middle)))?;
+        canvas.draw(&Text::new(
+            used,
+            (110, upper - 44),
+            text(Ink::Muted, 13, Anchor::Middle),
+        ))?;
         Ok(())
     })
 }
@@ -72,7 +111,15 @@ fn node(
     }
     let middle = (from + to) / 2;
     let name_y = if address.is_empty() { y } else { y - 10 };
-    canvas.draw(&Text::new(name.to_owned(), (middle, name_y), bold(Ink::Text, 15, Anchor::Middle)))?;
-    canvas.draw(&Text::new(address.to_owned(), (middle, y + 10), text(Ink::Text, 13, Anchor::Middle)))?;
+    canvas.draw(&Text::new(
+        name.to_owned(),
+        (middle, name_y),
+        bold(Ink::Text, 15, Anchor::Middle),
+    ))?;
+    canvas.draw(&Text::new(
+        address.to_owned(),
+        (middle, y + 10),
+        text(Ink::Text, 13, Anchor::Middle),
+    ))?;
     Ok(())
 }

@@ -140,7 +140,9 @@ impl Trace {
             lost: moved.lost,
             last_byte: last_byte(views.mover_before, server, moved.lost),
             // The log may lag behind; a segment that has left shows that one could leave.
-            usable: moved.usable.map(|usable| msyn.map_or(usable, |msyn| usable.min(msyn))),
+            usable: moved
+                .usable
+                .map(|usable| msyn.map_or(usable, |msyn| usable.min(msyn))),
             msyn,
             first_byte: handshake::first_new_byte(&steps),
         };
