@@ -117,7 +117,8 @@ pub enum Action {
         req_no: ReqNo,
     },
     /// Stop hearing this tuple for this attempt: an MSYN that is not repeated any more, an answer that did not
-    /// commit, or a tuple that has lingered. Nothing happens when the datapath has made it the wire tuple.
+    /// commit, or a tuple that has lingered. Nothing happens when the datapath has committed it and has not been
+    /// able to say so yet, or when it is the wire tuple.
     Forget {
         /// The attempt; [`ReqNo::UNMOVED`] for the identity tuple.
         req_no: ReqNo,

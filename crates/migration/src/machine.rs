@@ -45,7 +45,8 @@ pub struct Adopted {
     pub highest_seen: ReqNo,
     /// The wire tuple.
     pub wire: Tuple,
-    /// Whether a segment of the peer was heard on it; always true when the peer was the mover.
+    /// Whether [`Action::Confirmed`](crate::Action::Confirmed) was asked for on it; always true when the peer was
+    /// the mover. That a segment was heard there is as good unless both ends made attempts on this one tuple.
     pub confirmed: bool,
     /// The highest number stored by [`Action::StoreKnown`](crate::Action::StoreKnown).
     pub known: ReqNo,
@@ -84,6 +85,8 @@ pub struct Machine {
     pub(crate) keys: bool,
     /// Addresses that were lost and have not come back.
     pub(crate) lost: Vec<IpAddr>,
+    /// Where the peer was for certain: the other end of the last tuple that both had committed.
+    pub(crate) proven: Endpoint,
     /// Where a command has last said that the peer is; nothing once a commit shows it.
     pub(crate) hint: Option<Endpoint>,
     pub(crate) attempts: Vec<Attempt>,
@@ -161,6 +164,7 @@ impl Machine {
             } else {
                 Vec::new()
             },
+            proven: adopted.wire.remote,
             hint: None,
             attempts: Vec::new(),
             answered: Vec::new(),

@@ -9,6 +9,8 @@ pub struct Policy {
     pub msyn_rto: Duration,
     /// Longest time between two MSYNs of an attempt while it is in MigSent.
     pub msyn_rto_max: Duration,
+    /// Places of the peer that one attempt tries; the last ones are left out.
+    pub max_candidates: usize,
     /// MSYNs to one candidate before the next one, when there are several.
     pub tries_per_candidate: u32,
     /// MSYNs of an attempt before the connection goes to MigWait.
@@ -54,6 +56,7 @@ impl Default for Policy {
         Self {
             msyn_rto: Duration::from_millis(250),
             msyn_rto_max: Duration::from_secs(3),
+            max_candidates: 4,
             tries_per_candidate: 2,
             msyn_tries: 6,
             slow_retry: Duration::from_secs(5),

@@ -71,9 +71,7 @@ impl Turn {
                 tcp,
                 random,
             } => {
-                if !candidates.is_empty() {
-                    candidates.extend(self.m.hint);
-                }
+                self.add_other_places(&mut candidates);
                 self.begin(local, candidates, tcp, random);
             }
             Event::MigrateCommand {

@@ -133,6 +133,7 @@ impl Turn {
             .answered
             .retain(|answered| answered.req_no != req_no || answered.tuple != wire);
         self.both_know(req_no);
+        self.m.proven = wire.remote;
         if req_no < self.m.committed {
             if req_no >= self.m.known_to_peer {
                 self.m.tokens.insert(req_no);

@@ -133,6 +133,11 @@ impl Turn {
                 }
                 _ => self.refuse(Refusal::Closed),
             },
+            Event::Committed { req_no, .. } => {
+                // It came too late to move anything, but a Migrate-Reset must carry a token that the peer hears.
+                self.both_know(req_no);
+                self.refuse(Refusal::Closed);
+            }
             Event::KeysGone => {
                 self.m.keys = false;
                 if let Some(ending) = &mut self.m.ending {
@@ -155,6 +160,7 @@ impl Turn {
         if req_no.role() != Some(self.m.role.peer()) {
             return self.refuse(Refusal::OwnNumber { req_no });
         }
+        self.both_know(token_of);
         self.out.push(Action::SendMigrateReset {
             from: tuple.local,
             to: tuple.remote,

@@ -111,7 +111,7 @@ impl Turn {
         let policy = self.m.policy;
         let tries = mover.tries.saturating_add(1);
         let overdue = tries > policy.migrate_ack_tries;
-        if overdue && mover.heard {
+        if overdue && mover.heard && mover.words.is_some() {
             // One of so many has come through, on a path that carries the peer's segments.
             self.confirm(mover);
             return self.restore_timeouts();
@@ -201,6 +201,7 @@ impl Turn {
             due: None,
             ..mover
         });
+        self.m.proven = self.m.wire.remote;
         self.out.push(Action::Confirmed { req_no });
         if !self.m.parked {
             self.out.push(Action::Kick { req_no });

@@ -51,6 +51,25 @@ impl Turn {
         }
     }
 
+    /// Adds where else the peer may be: where a command has said it is, and, while it was not heard on the wire
+    /// tuple, where it was before.
+    pub(super) fn add_other_places(&self, candidates: &mut Vec<Endpoint>) {
+        if candidates.is_empty() {
+            return;
+        }
+        candidates.extend(self.m.hint);
+        if !self.m.is_confirmed() {
+            candidates.push(self.m.proven);
+            candidates.extend(
+                self.m
+                    .lingering
+                    .iter()
+                    .rev()
+                    .map(|lingering| lingering.tuple.remote),
+            );
+        }
+    }
+
     /// Begins an attempt.
     pub(super) fn begin(&mut self, local: Endpoint, to: Vec<Endpoint>, tcp: TcpSnapshot, random: u64) {
         if !self.m.keys {
@@ -58,7 +77,8 @@ impl Turn {
         }
         let mut candidates: Vec<Candidate> = Vec::with_capacity(to.len());
         for to in to {
-            if candidates.iter().all(|known| known.to != to) {
+            let fits = candidates.len() < self.m.policy.max_candidates;
+            if fits && candidates.iter().all(|known| known.to != to) {
                 candidates.push(Candidate::new(to));
             }
         }

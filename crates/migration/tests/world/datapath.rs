@@ -31,6 +31,8 @@ pub struct Datapath {
     /// Tuples on which our MSYNs went out.
     pub captures: BTreeSet<Tuple>,
     pub tokens: BTreeSet<ReqNo>,
+    /// Committed here, and not yet read from the ring buffer.
+    pub unread: BTreeSet<Tuple>,
 }
 
 /// What becomes of a segment.
@@ -54,6 +56,7 @@ impl Datapath {
             heard: HashMap::new(),
             captures: BTreeSet::new(),
             tokens: BTreeSet::from([ReqNo::UNMOVED]),
+            unread: BTreeSet::new(),
         }
     }
 
@@ -162,6 +165,7 @@ impl Datapath {
         };
         if let Some(answer) = self.answers.get(&tuple).copied().filter(fits) {
             self.answers.remove(&tuple);
+            self.unread.insert(tuple);
             if self.commit(req_no, tuple) {
                 self.last_answer = Some(answer);
             }

@@ -62,6 +62,7 @@ pub struct Host {
     pub buried: bool,
     pub(super) stored: ReqNo,
     pub(super) stored_known: ReqNo,
+    pub(super) stored_confirmed: ReqNo,
     /// The sequence number of every attempt.
     attempts: HashMap<ReqNo, u32>,
     pub(super) policy: Policy,
@@ -88,6 +89,7 @@ impl Host {
             buried: false,
             stored: ReqNo::UNMOVED,
             stored_known: ReqNo::UNMOVED,
+            stored_confirmed: ReqNo::UNMOVED,
             attempts: HashMap::new(),
             policy,
         }
@@ -118,6 +120,9 @@ impl Host {
             }
         };
         let Some(event) = event else { return false };
+        if let Event::Committed { wire, .. } = &event {
+            self.datapath.unread.remove(wire);
+        }
         self.step(event, net, now);
         true
     }
@@ -306,8 +311,8 @@ impl Host {
             }
             Action::WakeAt(at, _) => self.alarm = Some(at),
             Action::Bury => self.buried = true,
-            Action::Confirmed { .. }
-            | Action::RaiseTimeouts
+            Action::Confirmed { req_no } => self.stored_confirmed = req_no,
+            Action::RaiseTimeouts
             | Action::RestoreTimeouts
             | Action::MarkSuspect
             | Action::Tombstone { .. }

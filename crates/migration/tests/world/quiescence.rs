@@ -164,7 +164,7 @@ impl World {
 
     /// The mobility server: who waits, reports; one of the two is told where the other is.
     fn serve(&mut self) {
-        if !self.same_wire() {
+        if self.rest() == Rest::Apart {
             self.probe_idle_ends();
         }
         if !self.server {

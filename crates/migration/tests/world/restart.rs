@@ -14,7 +14,8 @@ impl Host {
             committed: self.datapath.committed,
             highest_seen: self.stored.max(self.datapath.committed),
             wire: self.datapath.wire,
-            confirmed: self.datapath.told || self.datapath.committed.role() == Some(self.role.peer()),
+            confirmed: self.datapath.committed == self.stored_confirmed
+                || self.datapath.committed.role() == Some(self.role.peer()),
             known: self.stored_known,
             parked: self.datapath.parked,
             lingering: self
@@ -31,6 +32,7 @@ impl Host {
         self.datapath.answers.clear();
         self.datapath.captures.clear();
         self.ring.clear();
+        self.datapath.unread.clear();
         self.question = false;
         // It looks at the socket and the addresses of now, and tries again what was parked.
         if self.kernel.is_backed_off() {
