@@ -2,7 +2,9 @@
 //! made with it. In the order of a segment's way: loading, reading, stealing, offering, adopting.
 
 mod adopting;
+mod damage;
 mod equality;
+mod fidelity;
 mod loading;
 mod offering;
 mod parking;
