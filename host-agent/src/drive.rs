@@ -298,6 +298,11 @@ impl Driver {
                 .into_iter()
                 .for_each(|event| self.agent.network_changed(event, now));
         }
+        // So that a move to a path like this one need not change the route first.
+        let mtu = self.agent.network.usable().filter_map(|(_, ifindex)| self.agent.network.mtu(ifindex)).next();
+        if let Some(mtu) = mtu {
+            self.tell_mtu(mtu).await;
+        }
         self.agent.adopt(retired, now);
         // What was lost while no agent ran.
         let lost: Vec<IpAddr> = self
@@ -446,12 +451,7 @@ impl Driver {
             return None;
         }
         let mtu = self.agent.network.mtu(route.ifindex).unwrap_or(1500);
-        if mtu != self.mtu {
-            self.mtu = mtu;
-            if let Err(error) = self.parking.set_mtu(Some(mtu)).await {
-                tracing::warn!(%error, mtu, "cannot tell the MTU of the new path");
-            }
-        }
+        self.tell_mtu(mtu).await;
         let next_hop = Some(route.gateway.unwrap_or(peer));
         Some(WayOut {
             source,
@@ -460,6 +460,17 @@ impl Driver {
                 next_hop,
             },
         })
+    }
+
+    /// The route to the parking device has the MTU of the path behind it.
+    async fn tell_mtu(&mut self, mtu: u32) {
+        if mtu == self.mtu {
+            return;
+        }
+        self.mtu = mtu;
+        if let Err(error) = self.parking.set_mtu(Some(mtu)).await {
+            tracing::warn!(%error, mtu, "cannot tell the MTU of the new path");
+        }
     }
 
     fn dial_unless_paired(&mut self, peer: std::net::SocketAddr) {
