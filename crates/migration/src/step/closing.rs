@@ -135,8 +135,11 @@ impl Turn {
             },
             Event::Committed { req_no, .. } => {
                 // It came too late to move anything, but a Migrate-Reset must carry a token that the peer hears.
+                let before = self.m.known;
                 self.both_know(req_no);
-                self.refuse(Refusal::Closed);
+                if self.m.known == before {
+                    self.refuse(Refusal::Closed);
+                }
             }
             Event::KeysGone => {
                 self.m.keys = false;

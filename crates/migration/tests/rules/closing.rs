@@ -126,8 +126,9 @@ fn nothing_wakes_the_dead() {
         req_no: migration::ReqNo(1),
         wire: identity(),
     };
+    bench.tell(late);
+    assert_eq!(bench.state(), State::Closed);
     for event in [
-        late,
         Event::Progress,
         Event::PeerSegmentOn {
             req_no: migration::ReqNo(0),
@@ -136,4 +137,18 @@ fn nothing_wakes_the_dead() {
         assert_eq!(names(bench.tell(event)), ["Refuse"]);
         assert_eq!(bench.state(), State::Closed);
     }
+}
+
+#[test]
+fn a_commit_that_comes_after_the_end_still_teaches_the_token() {
+    let mut bench = Bench::start().after(msyn(1, identity().local)).after(ABORT);
+    let wire = Tuple::new(identity().local, at(PEERS_NEW));
+    bench.tell(Event::Committed {
+        req_no: migration::ReqNo(1),
+        wire,
+    });
+    let Action::SendMigrateReset { token_of, .. } = find(bench.tell(usable(NEW)), "SendMigrateReset") else {
+        unreachable!()
+    };
+    assert_eq!(*token_of, migration::ReqNo(1));
 }

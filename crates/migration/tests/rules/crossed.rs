@@ -281,3 +281,59 @@ fn a_destination_by_command_is_tried_again_from_the_next_address() {
         [identity().remote, peer]
     );
 }
+
+#[test]
+fn an_answer_on_the_unconfirmed_wire_tuple_makes_it_ambiguous() {
+    let mut bench = Bench::unconfirmed();
+    let crossing = Event::MsynHeard {
+        from: identity().remote,
+        to: crate::fixtures::at(NEW),
+        req_no: ReqNo(3),
+        token_of: ReqNo::UNMOVED,
+        seq: 4_999,
+        rcv_nxt: 900,
+        tcp: crate::fixtures::TCP,
+    };
+    bench.tell(crossing);
+    let heard = bench.tell(Event::PeerSegmentOn { req_no: ReqNo(2) });
+    assert_eq!(count(heard, "Confirmed"), 0, "it may be the peer's 3");
+}
+
+#[test]
+fn while_the_peer_was_not_heard_it_is_sought_where_it_was_before_too() {
+    let peer = crate::fixtures::at("10.8.8.8:81");
+    let command = Event::MigrateCommand {
+        local: crate::fixtures::at(NEW),
+        peer,
+        tcp: crate::fixtures::TCP,
+        random: 1,
+    };
+    let answered = Event::MsynAckHeard {
+        from: peer,
+        to: crate::fixtures::at(NEW),
+        req_no: ReqNo(2),
+        seq: 4_999,
+        ack: 1_000,
+        rcv_nxt: 900,
+    };
+    let places = |bench: &Bench| {
+        bench
+            .machine
+            .attempts()
+            .last()
+            .expect("an attempt")
+            .destinations()
+    };
+    let next = |candidates| Event::AddressUsable {
+        local: crate::fixtures::at("10.0.2.1:4003"),
+        candidates,
+        tcp: crate::fixtures::TCP,
+        random: 1,
+    };
+    let mut bench = Bench::start().after(command).after(answered);
+    bench.tell(next(vec![peer]));
+    assert_eq!(places(&bench), [peer, identity().remote]);
+    let mut confirmed = Bench::new(bench.machine).after(Event::PeerSegmentOn { req_no: ReqNo(2) });
+    confirmed.tell(next(vec![peer]));
+    assert_eq!(places(&confirmed), [peer]);
+}
