@@ -64,6 +64,25 @@ fn the_trace_has_the_times_bytes_and_places_of_the_story() {
 }
 
 #[test]
+fn the_last_segment_sent_again_is_a_repetition() {
+    let mut story = Small::moved();
+    let last = story.packets.iter().find(|packet| packet.time > 4.0).cloned();
+    let last = last.expect("B sends something when A is gone");
+    story
+        .packets
+        .retain(|packet| packet.time < 4.0 || packet.time > 12.0);
+    for time in [4.1, 4.3] {
+        story.packets.push(Packet { time, ..last.clone() });
+    }
+    let again: Vec<bool> = download(&story.act())
+        .in_vain
+        .iter()
+        .map(|vain| vain.again)
+        .collect();
+    assert_eq!(again, [false, true]);
+}
+
+#[test]
 fn the_handshake_is_told_segment_by_segment_at_both_ends() {
     let act = Small::moved().act();
     let steps = &download(&act).handshake;

@@ -145,8 +145,8 @@ impl Act {
 }
 
 fn last_line(text: &str) -> String {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines.last().unwrap_or_default().to_owned()
+    let mut lines = text.lines().rev().map(str::trim);
+    lines.find(|line| !line.is_empty()).unwrap_or_default().to_owned()
 }
 
 /// `1 192.168.1.2:37610 10.0.3.2:80 50000000`.

@@ -100,13 +100,7 @@ fn read(file: &str, text: &str) -> Result<Scenario, ReportError> {
 }
 
 fn act(scenario: Scenario, artifacts: &Path, arguments: &Arguments, slow: f64) -> Result<Act, ReportError> {
-    // What an earlier demonstration left is not to be taken for this one's.
-    match std::fs::remove_dir_all(artifacts) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(ReportError::io(format!("remove {}", artifacts.display()))(error));
-        }
-        _ => {}
-    }
+    forget(artifacts)?;
     let options = story::Options {
         seed: 1,
         artifacts: Some(artifacts.to_owned()),
@@ -118,6 +112,20 @@ fn act(scenario: Scenario, artifacts: &Path, arguments: &Arguments, slow: f64) -
     };
     let verdict = story::run(scenario, &options).map_err(ReportError::Story)?;
     Ok(Act::gather(&verdict, artifacts))
+}
+
+/// What an earlier demonstration left is not to be taken for this one's; anything else is not ours to remove.
+fn forget(artifacts: &Path) -> Result<(), ReportError> {
+    if !artifacts.exists() {
+        return Ok(());
+    }
+    if !artifacts.join("again.txt").is_file() {
+        let shown = artifacts.display();
+        let reason =
+            format!("{shown} is in the way, and no demonstration left it: choose another place by --report");
+        return Err(ReportError::Story(reason));
+    }
+    std::fs::remove_dir_all(artifacts).map_err(ReportError::io(format!("remove {}", artifacts.display())))
 }
 
 /// How the verdict is printed.

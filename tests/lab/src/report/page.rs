@@ -3,7 +3,7 @@ use std::fmt::Write;
 
 use super::ReportError;
 use super::act::{Act, MOVER, SERVER};
-use super::claims::{self, Claim, megabytes};
+use super::claims::{self, Claim};
 use super::figure::{Event, Frame, figure};
 use super::handshake::Purpose;
 use super::ladder::ladder;
@@ -229,7 +229,7 @@ fn packets(html: &mut String, trace: &Trace, after: Place) {
         let _ = writeln!(
             html,
             "<tr{class}><td class=\"number\">{}</td><td class=\"number\">{}</td><td class=\"number\">{}</td>\
-             <td>{from}</td><td>{}{again}</td><td class=\"number\">{}</td><td class=\"number\">{ack}</td>\
+             <td>{from}</td><td class=\"name\">{}{again}</td><td class=\"number\">{}</td><td class=\"number\">{ack}</td>\
              <td class=\"number\">{}</td><td>{}</td></tr>",
             number + 1,
             time(step.sent()),
@@ -269,15 +269,14 @@ fn places(html: &mut String, act: &Act) {
                  <td><code class=\"{class}\">{after}</code></td></tr>"
             );
         };
-        let kept = match (&act.transfer, name) {
-            (Some(transfer), "download") => transfer.local.clone(),
-            _ => trace.before.direct.to_string(),
-        };
-        row(
-            "A's socket, as its program knows it",
-            trace.before.direct.to_string(),
-            kept,
-        );
+        if let (Some(transfer), "download") = (&act.transfer, name) {
+            let socket = trace.before.direct.to_string();
+            row(
+                "A's socket, as curl knows it at the end",
+                socket,
+                transfer.local.clone(),
+            );
+        }
         let (before, after) = (Some(trace.before), trace.after);
         let direct = |place: Place| place.direct.to_string();
         let observed = |place: Place| place.observed.to_string();
@@ -294,13 +293,6 @@ fn places(html: &mut String, act: &Act) {
         row("B", trace.server.to_string(), trace.server.to_string());
     }
     *html += "</tbody></table></div>\n";
-    if let Some(transfer) = &act.transfer {
-        let _ = writeln!(
-            html,
-            "<p>The socket's row is what curl says when it is done, after {}; that of ssh is what its SYN said.</p>",
-            megabytes(transfer.bytes)
-        );
-    }
 }
 
 fn timeline(html: &mut String, title: &str, entries: &[Entry], open: bool) {
