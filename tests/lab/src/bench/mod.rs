@@ -67,6 +67,7 @@ pub fn run(options: &Options) -> Result<Outcome, String> {
         .filter(|path| path.is_file())
         .ok_or("host-agent is not beside this program; name it with --agent-binary")?;
     sweep::dead_runs().map_err(|error| error.to_string())?;
+    go_ahead_of_others();
     let held = Held::default();
     release_on_signals(&held)?;
     let mut outcome = Outcome {
@@ -118,6 +119,13 @@ impl Bench {
 
 fn lock(held: &Held) -> std::sync::MutexGuard<'_, Option<Claim>> {
     held.lock().unwrap_or_else(|held| held.into_inner())
+}
+
+/// What else the machine does shows less. Everything that is measured inherits it, so that nothing gains by it.
+fn go_ahead_of_others() {
+    const NICE: libc::c_int = -19;
+    // SAFETY: plain numbers; a refusal changes nothing.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
 }
 
 /// SIGINT and SIGTERM return what is held, then end the process.

@@ -6,7 +6,7 @@ use super::throughput::Comparison;
 use super::world::{Layout, Means, World};
 
 pub fn measure(bench: &Bench) -> Result<Vec<Comparison>, String> {
-    let (rounds, millis) = if bench.quick { (3, 600) } else { (9, 1000) };
+    let (rounds, millis) = if bench.quick { (3, 600) } else { (7, 1000) };
     let mut without = World::build(bench, "none", Means::Plain, Layout::Cable)?.serve()?;
     let mut with = World::build(bench, "idle", Means::Agents, Layout::Cable)?.serve()?;
     // The first connection makes the agents agree keys.

@@ -64,7 +64,7 @@ pub fn last(title: &str, cells: &[Cell]) {
         "connections",
         "workload",
         "moves",
-        "first p50",
+        "first",
         "all p50",
         "last: min",
         "median",

@@ -83,7 +83,7 @@ pub fn measure(bench: &Bench) -> Result<Vec<Comparison>, String> {
     let (rounds, time) = if bench.quick {
         (3, Duration::from_millis(600))
     } else {
-        (9, Duration::from_millis(1000))
+        (7, Duration::from_millis(1000))
     };
     let mut none = Cable::build(bench, "none", Means::Plain)?;
     let mut idle = Cable::build(bench, "idle", Means::Agents)?;
