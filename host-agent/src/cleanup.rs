@@ -62,7 +62,10 @@ pub async fn run(config: &Config) -> anyhow::Result<Vec<String>> {
 /// Whether anybody else's filters are on a device.
 async fn has_filters(handle: &rtnetlink::Handle, ifindex: u32) -> bool {
     let filters = || handle.traffic_filter(ifindex as i32).get();
-    for mut found in [filters().ingress().execute().boxed(), filters().egress().execute().boxed()] {
+    for mut found in [
+        filters().ingress().execute().boxed(),
+        filters().egress().execute().boxed(),
+    ] {
         if matches!(found.try_next().await, Ok(Some(_))) {
             return true;
         }

@@ -1,5 +1,8 @@
 //! The loop: the only place that waits.
 
+mod answers;
+mod effects;
+
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -299,7 +302,12 @@ impl Driver {
                 .for_each(|event| self.agent.network_changed(event, now));
         }
         // So that a move to a path like this one need not change the route first.
-        let mtu = self.agent.network.usable().filter_map(|(_, ifindex)| self.agent.network.mtu(ifindex)).next();
+        let mtu = self
+            .agent
+            .network
+            .usable()
+            .filter_map(|(_, ifindex)| self.agent.network.mtu(ifindex))
+            .next();
         if let Some(mtu) = mtu {
             self.tell_mtu(mtu).await;
         }
@@ -344,154 +352,6 @@ impl Driver {
         self.agent.settled();
     }
 
-    async fn carry_out(&mut self) {
-        loop {
-            let mut effects = std::mem::take(&mut self.agent.effects);
-            if effects.is_empty() {
-                return;
-            }
-            effects.dedup();
-            for effect in effects {
-                self.carry_out_one(effect).await;
-            }
-            self.agent.settled();
-        }
-    }
-
-    async fn carry_out_one(&mut self, effect: Effect) {
-        match effect {
-            Effect::Attach {
-                ifindex,
-                name,
-                ethernet,
-            } => {
-                if ifindex == self.parking.ifindex {
-                    return;
-                }
-                let link = if ethernet { Link::Ethernet } else { Link::Raw };
-                if let Err(error) = self.agent.datapath.attach_device(ifindex, link) {
-                    tracing::warn!(device = name, %error, "connections over this device cannot migrate");
-                }
-            }
-            Effect::Retire(address) => {
-                if let Err(error) = self.parking.retire(address).await {
-                    tracing::error!(%error, "an address is lost to its connections");
-                }
-            }
-            Effect::Release(address) => match self.parking.release(address).await {
-                Ok(()) => self
-                    .agent
-                    .timeline
-                    .note("", "address_released", address.to_string()),
-                Err(error) => tracing::warn!(%error, "an address stays on the parking device"),
-            },
-            Effect::FindWaysOut => {
-                let needy = self.agent.in_need();
-                self.find_ways_out(needy, None, None).await;
-            }
-            Effect::FindWayOut(identity) => {
-                self.find_ways_out(vec![identity], None, None).await;
-            }
-            Effect::Dial(peer) => self.dial_unless_paired(peer),
-            Effect::DialLater(peer) => {
-                let sender = self.later.0.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(DIAL_LATER).await;
-                    let _ = sender.send(peer).await;
-                });
-            }
-            Effect::UpdateFacts => {
-                let mut local = local_facts(&self.config);
-                local.direct_addresses = self.agent.network.usable().map(|(address, _)| address).collect();
-                local.known = self.agent.pairs.known();
-                self.facts.send_replace(Arc::new(local));
-            }
-        }
-    }
-
-    /// One look at the routing table for each peer, then one attempt for each connection.
-    async fn find_ways_out(
-        &mut self,
-        connections: Vec<Tuple>,
-        from: Option<IpAddr>,
-        to: Option<Endpoint>,
-    ) -> usize {
-        let mut ways: Vec<(IpAddr, Option<WayOut>)> = Vec::new();
-        let mut begun = 0;
-        for identity in connections {
-            let Some(managed) = self.agent.sessions.get(&identity) else {
-                continue;
-            };
-            let peer = to.map_or(managed.machine.wire().remote.address, |to| to.address);
-            let way = match ways.iter().find(|(known, _)| *known == peer) {
-                Some((_, way)) => *way,
-                None => {
-                    let way = self.way_to(peer, from).await;
-                    ways.push((peer, way));
-                    way
-                }
-            };
-            let Some(way) = way else { continue };
-            let now = self.clock.now();
-            self.agent.try_way_out(identity, way, to, now);
-            begun += 1;
-            // Answers to the first must not wait for the last.
-            if begun % 16 == 0 {
-                self.datapath_events();
-            }
-        }
-        begun
-    }
-
-    async fn way_to(&mut self, peer: IpAddr, from: Option<IpAddr>) -> Option<WayOut> {
-        let from_device = from.and_then(|from| self.agent.network.device_of(from));
-        let route = self.parking.route_to(peer, from, from_device).await?;
-        let source = from.or(route.source)?;
-        if self.agent.network.device_of(source) != Some(route.ifindex) {
-            return None;
-        }
-        let mtu = self.agent.network.mtu(route.ifindex).unwrap_or(1500);
-        self.tell_mtu(mtu).await;
-        let next_hop = Some(route.gateway.unwrap_or(peer));
-        Some(WayOut {
-            source,
-            path: Path {
-                ifindex: route.ifindex,
-                next_hop,
-            },
-        })
-    }
-
-    /// The route to the parking device has the MTU of the path behind it.
-    async fn tell_mtu(&mut self, mtu: u32) {
-        if mtu == self.mtu {
-            return;
-        }
-        self.mtu = mtu;
-        if let Err(error) = self.parking.set_mtu(Some(mtu)).await {
-            tracing::warn!(%error, mtu, "cannot tell the MTU of the new path");
-        }
-    }
-
-    fn dial_unless_paired(&mut self, peer: std::net::SocketAddr) {
-        if !self.agent.pairs.of(peer.ip(), peer.port()).is_empty()
-            || !self.agent.pairs.may_dial(peer.ip(), peer.port())
-        {
-            return;
-        }
-        self.dial(peer);
-    }
-
-    fn dial(&self, peer: std::net::SocketAddr) {
-        tokio::spawn(pairs::dial(
-            peer,
-            self.config.agent_mark,
-            self.credentials.borrow().clone(),
-            self.facts.subscribe(),
-            self.pair_events.0.clone(),
-        ));
-    }
-
     fn reload(&mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
         tracing::info!("reloading the certificate");
@@ -502,78 +362,5 @@ impl Driver {
             Err(error) => tracing::error!("kept the old certificate: {error:#}"),
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    }
-
-    async fn answer(&mut self, call: Call, agent_id: &str) {
-        let done = |value| Reply::Answer(Answer::Done(value));
-        let reply = match call.request {
-            Request::Status => {
-                let about = About {
-                    agent_id: agent_id.to_string(),
-                    agent_port: self.config.agent_port,
-                    uptime: self.clock.now().0,
-                };
-                done(serde_json::json!(self.agent.status(&about)))
-            }
-            Request::Connections => done(serde_json::json!(self.agent.connection_rows())),
-            Request::Pairs => done(serde_json::json!(self.agent.pair_rows())),
-            Request::Events { follow } => Reply::Stream(
-                self.agent.timeline.recent(),
-                follow.then(|| self.agent.timeline.follow()),
-            ),
-            Request::Pair { host, port } => {
-                let peer = std::net::SocketAddr::new(host, port.unwrap_or(self.config.agent_port));
-                self.dial(peer);
-                done(serde_json::json!({ "dialled": peer.to_string() }))
-            }
-            Request::Migrate { connection, from, to } => match self.migrate(connection, from, to).await {
-                Ok(count) => done(serde_json::json!({ "begun": count })),
-                Err(why) => Reply::Answer(Answer::Refused(why)),
-            },
-        };
-        let _ = call.reply.send(reply);
-    }
-
-    async fn migrate(
-        &mut self,
-        connection: Option<String>,
-        from: Option<IpAddr>,
-        to: Option<std::net::SocketAddr>,
-    ) -> Result<usize, String> {
-        if let Some(from) = from
-            && self.agent.network.device_of(from).is_none()
-        {
-            return Err(format!(
-                "{from} is no usable address of this host; see \"host-agent status\""
-            ));
-        }
-        let chosen: Vec<Tuple> = self
-            .agent
-            .sessions
-            .values()
-            .filter(|managed| managed.is_live())
-            .map(|managed| managed.identity)
-            .filter(|identity| {
-                connection.as_ref().is_none_or(|name| {
-                    *name == identity.to_string()
-                        || *name == identity.local.to_string()
-                        || *name == identity.remote.to_string()
-                })
-            })
-            .collect();
-        if chosen.is_empty() {
-            return Err(match connection {
-                Some(name) => format!("no connection `{name}`; \"host-agent connections\" lists them"),
-                None => "no connection can migrate".into(),
-            });
-        }
-        if to.is_some() && chosen.len() > 1 {
-            return Err("a destination is for one connection; name it".into());
-        }
-        let count = chosen.len();
-        match self.find_ways_out(chosen, from, to.map(Endpoint::from)).await {
-            0 => Err("no route to the peer from there".into()),
-            _ => Ok(count),
-        }
     }
 }

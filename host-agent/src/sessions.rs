@@ -170,7 +170,11 @@ impl Managed {
 
     /// Whether the connection has not ended; what is left of an ended one only answers for it.
     pub fn is_live(&self) -> bool {
-        !self.released && !matches!(self.machine.state(), migration::State::Closed | migration::State::Buried)
+        !self.released
+            && !matches!(
+                self.machine.state(),
+                migration::State::Closed | migration::State::Buried
+            )
     }
 
     /// The keys in force.

@@ -132,7 +132,8 @@ impl Parking {
                         RuleAttribute::FwMark(mark),
                         RuleAttribute::Table(table),
                     ];
-                    rule.header.family == family && ours.iter().all(|attribute| rule.attributes.contains(attribute))
+                    rule.header.family == family
+                        && ours.iter().all(|attribute| rule.attributes.contains(attribute))
                 });
                 if known {
                     continue;

@@ -1,0 +1,189 @@
+//! Addresses come and go: detaching, and ways out.
+
+use std::net::IpAddr;
+
+use datapath::{Datapath, Source};
+use migration::{Event, Timestamp};
+use wire::tuple::{Endpoint, Tuple};
+
+use super::*;
+
+impl<D: Datapath> Agent<D> {
+    /// A change of the host's network.
+    pub fn network_changed(&mut self, event: NetworkEvent, now: Timestamp) {
+        match event {
+            NetworkEvent::DeviceAppeared {
+                ifindex,
+                name,
+                ethernet,
+            } => {
+                self.effects.push(Effect::Attach {
+                    ifindex,
+                    name,
+                    ethernet,
+                });
+            }
+            NetworkEvent::AddressLost { address } => self.address_lost(address, now),
+            NetworkEvent::AddressGained { address, ifindex } => self.address_gained(address, ifindex, now),
+            NetworkEvent::RoutesChanged => self.effects.push(Effect::FindWaysOut),
+        }
+        self.walk_if_due();
+    }
+
+    pub(super) fn address_lost(&mut self, address: IpAddr, now: Timestamp) {
+        // First of all, nothing leaves from there any more.
+        let concerned: Vec<Tuple> = self
+            .sessions
+            .values()
+            .filter(|managed| {
+                let machine = &managed.machine;
+                !managed.released
+                    && (machine.wire().local.address == address
+                        || machine
+                            .attempts()
+                            .iter()
+                            .any(|attempt| attempt.from.address == address)
+                        || machine
+                            .answered()
+                            .iter()
+                            .any(|answered| answered.tuple.local.address == address)
+                        || machine
+                            .lingering()
+                            .iter()
+                            .any(|lingering| lingering.tuple.local.address == address))
+            })
+            .map(|managed| managed.identity)
+            .collect();
+        if self.holders.contains_key(&address) {
+            self.write(|datapath| {
+                datapath.put_source(
+                    address,
+                    Source {
+                        ifindex: 0,
+                        usable: false,
+                    },
+                )
+            });
+            if self.retired.insert(address) {
+                self.effects.push(Effect::Retire(address));
+            }
+        } else {
+            self.datapath.remove_source(address);
+        }
+        for identity in &concerned {
+            self.advance(*identity, Event::AddressLost { local: address }, now);
+        }
+        self.timeline.note(
+            "",
+            "address_lost",
+            format!("{address}, {} connections detached", concerned.len()),
+        );
+        tracing::info!(%address, connections = concerned.len(), "address lost");
+        self.effects.push(Effect::UpdateFacts);
+        self.effects.push(Effect::FindWaysOut);
+    }
+
+    pub(super) fn address_gained(&mut self, address: IpAddr, ifindex: u32, now: Timestamp) {
+        self.write(|datapath| {
+            datapath.put_source(
+                address,
+                Source {
+                    ifindex,
+                    usable: true,
+                },
+            )
+        });
+        let name = self.network.name(ifindex).unwrap_or("?").to_string();
+        self.timeline
+            .note("", "address_gained", format!("{address} on {name}"));
+        tracing::info!(%address, device = name, "address gained");
+        for managed in self
+            .sessions
+            .values_mut()
+            .filter(|managed| managed.machine.is_parked())
+        {
+            managed.usable_at.get_or_insert(now);
+        }
+        self.pairs.forgive();
+        self.effects.push(Effect::UpdateFacts);
+        self.effects.push(Effect::FindWaysOut);
+    }
+
+    /// The connections that need an endpoint to send an MSYN from: parked, with no attempt from a usable address. One
+    /// that has ended needs one to say so.
+    pub fn in_need(&self) -> Vec<Tuple> {
+        let usable = |address| self.network.device_of(address).is_some();
+        self.sessions
+            .values()
+            .filter(|managed| {
+                !managed.released
+                    && managed.machine.is_parked()
+                    && !match managed.machine.state() {
+                        migration::State::Closed => managed.paths.keys().any(|from| usable(from.address)),
+                        _ => managed
+                            .machine
+                            .attempts()
+                            .iter()
+                            .any(|attempt| usable(attempt.from.address)),
+                    }
+            })
+            .map(|managed| managed.identity)
+            .collect()
+    }
+
+    /// Starts an attempt from a way out that was found, at `peer` or where the peer was last.
+    pub fn try_way_out(&mut self, identity: Tuple, way: WayOut, peer: Option<Endpoint>, now: Timestamp) {
+        let Some(managed) = self
+            .sessions
+            .get_mut(&identity)
+            .filter(|managed| !managed.released)
+        else {
+            return;
+        };
+        let ended = managed.machine.state() == migration::State::Closed;
+        let tcp = match self.datapath.read_tcp(&identity) {
+            Ok(Some(tcp)) => tcp,
+            // No socket has numbers any more, and what is left to say needs none.
+            Ok(None) if ended => SocketState::default(),
+            Ok(None) | Err(_) => return,
+        };
+        let Some(local) = self.ports.take(way.source) else {
+            tracing::error!("every wire port is in use; widen `wire_ports`");
+            self.timeline.count("wire_ports_exhausted");
+            return;
+        };
+        managed.paths.insert(local, way.path);
+        managed.usable_at.get_or_insert(now);
+        let (tcp, random) = (snapshot(&tcp), rand::random());
+        let event = match peer {
+            Some(peer) => Event::MigrateCommand {
+                local,
+                peer,
+                tcp,
+                random,
+            },
+            None => {
+                let candidates = vec![managed.machine.wire().remote];
+                Event::AddressUsable {
+                    local,
+                    candidates,
+                    tcp,
+                    random,
+                }
+            }
+        };
+        self.advance(identity, event, now);
+        let Some(managed) = self.sessions.get_mut(&identity) else {
+            return;
+        };
+        let used = managed
+            .machine
+            .attempts()
+            .iter()
+            .any(|attempt| attempt.from == local);
+        if !used && !ended && managed.paths.remove(&local).is_some() {
+            // It was refused.
+            self.ports.give_back(local);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! New connections and the pairs whose keys they get.
+
+use std::net::{IpAddr, SocketAddr};
+
+use datapath::Datapath;
+use wire::keys::{ConnectionKeys, Role};
+use wire::tuple::Tuple;
+
+use super::*;
+
+impl<D: Datapath> Agent<D> {
+    /// What became of a pair exchange.
+    pub fn pair_event(&mut self, event: PairEvent) {
+        match event {
+            PairEvent::Agreed(pair) => {
+                let detail = format!(
+                    "{} ({}), epoch {}{}{}",
+                    pair.peer_name,
+                    pair.peer_observed.address,
+                    pair.epoch,
+                    if pair.self_behind_napt {
+                        ", this host is behind a NAPT"
+                    } else {
+                        ""
+                    },
+                    if pair.peer_behind_napt {
+                        ", the peer is behind a NAPT"
+                    } else {
+                        ""
+                    },
+                );
+                tracing::info!(peer = %pair.peer, "pair agreed: {detail}");
+                self.timeline.note("", "pair", detail);
+                if let Err(error) = self.pairs.agreed(*pair) {
+                    tracing::error!(%error, "cannot store the pair; it will be agreed anew after a restart");
+                }
+                self.effects.push(Effect::UpdateFacts);
+                let waiting: Vec<Tuple> = self.unpaired.drain().collect();
+                waiting.into_iter().for_each(|identity| self.opened(identity));
+            }
+            PairEvent::Failed {
+                peer,
+                dialled,
+                reason,
+                detail,
+            } => {
+                self.timeline.note("", "pair_failed", format!("{peer}: {detail}"));
+                self.timeline.count(&format!("pair_failed_{reason}"));
+                tracing::warn!(%peer, dialled, reason, "no pair: {detail}; connections with this host stay plain TCP");
+            }
+        }
+    }
+
+    /// Gives keys to the connections that were set up since the last call.
+    pub fn take_opened(&mut self) {
+        for identity in self.datapath.opened() {
+            self.opened(identity);
+        }
+    }
+
+    pub(super) fn opened(&mut self, identity: Tuple) {
+        if self.sessions.contains_key(&identity) {
+            return;
+        }
+        let Some(connection) = self.datapath.connection(&identity) else {
+            return;
+        };
+        let isns = match connection.role {
+            Role::Initiator => (connection.isn_local, connection.isn_remote),
+            Role::Acceptor => (connection.isn_remote, connection.isn_local),
+        };
+        let candidates: Vec<KeySet> = self
+            .pairs
+            .of(identity.remote.address, connection.peer_agent_port)
+            .into_iter()
+            .take(4)
+            .map(|pair| KeySet {
+                keys: ConnectionKeys::derive(&pair.key, pair.epoch, isns.0, isns.1),
+                pair_id: pair.pair_id,
+                epoch: pair.epoch,
+            })
+            .collect();
+        if candidates.is_empty() {
+            if self.unpaired.insert(identity) {
+                let initiated = connection.role == Role::Initiator;
+                self.meet(identity.remote.address, connection.peer_agent_port, initiated);
+            }
+            return;
+        }
+        let managed = Managed::new(identity, connection.role, isns, candidates, self.policy);
+        self.hold(managed);
+        self.timeline.count("enrolled");
+        self.settle(identity);
+        if self.datapath.connection(&identity).is_none() {
+            // It closed meanwhile, and nobody would tell.
+            self.bury(identity);
+        }
+    }
+
+    /// The side that opened a connection dials at once; the other one only when nothing comes.
+    pub(super) fn meet(&mut self, peer: IpAddr, agent_port: u16, initiated_here: bool) {
+        if agent_port == 0 || !self.pairs.of(peer, agent_port).is_empty() {
+            return;
+        }
+        let peer = SocketAddr::new(peer, agent_port);
+        self.effects.push(if initiated_here {
+            Effect::Dial(peer)
+        } else {
+            Effect::DialLater(peer)
+        });
+    }
+}
