@@ -13,8 +13,8 @@ use lab::story::timeline::Entry;
 /// 2027-01-15T08:00:00 UTC.
 pub const BEGAN: f64 = 1_800_000_000.0;
 pub const ISN_A: u32 = 1_000;
-/// Numbers wrap in the middle of the transfer.
-pub const ISN_B: u32 = u32::MAX - 1_000_000;
+/// Numbers wrap inside the very segment that is lost in the move.
+pub const ISN_B: u32 = u32::MAX - 3_000_500;
 
 const SERVER: &str = "10.0.3.2:80";
 const SSH: &str = "10.0.3.2:22";
