@@ -13,7 +13,7 @@ use wire::segment::Segment;
 use wire::tuple::{Endpoint, Tuple};
 
 use crate::agent::{Agent, Effect};
-use crate::sessions::Restoring;
+use crate::sessions::{KeySet, Restoring};
 
 impl<D: Datapath> Agent<D> {
     /// Performs one action for one connection.

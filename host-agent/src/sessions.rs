@@ -30,6 +30,17 @@ pub struct Restoring {
     pub outstanding: bool,
 }
 
+/// Data was outstanding when the connection was kicked, and nothing of it is acknowledged yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Stalled {
+    /// SND.UNA then.
+    pub snd_una: u32,
+    /// When to kick again.
+    pub again: Timestamp,
+    /// The wait before that; doubles.
+    pub wait: Duration,
+}
+
 /// One connection that can migrate.
 pub struct Managed {
     /// As its socket knows it.
@@ -43,8 +54,10 @@ pub struct Managed {
     /// Keys under each pair that the peer may belong to; the first is right unless several agents share the
     /// peer's address.
     pub candidates: Vec<KeySet>,
-    /// The candidate that a MAC has fitted.
+    /// The candidate that counts.
     pub chosen: usize,
+    /// Whether a MAC has fitted it; until then what is sent is signed with each candidate's key.
+    pub proven: bool,
     /// What its socket is asked for.
     pub flags: SessionFlags,
     /// The numbers whose tokens the data path knows.
@@ -55,6 +68,8 @@ pub struct Managed {
     pub paths: HashMap<Endpoint, Path>,
     /// Set while the kernel's timeouts wait to be restored.
     pub restoring: Option<Restoring>,
+    /// Set while a kick has not shown an effect.
+    pub stalled: Option<Stalled>,
     /// What the socket said when it became suspect.
     pub suspected_at: Option<TcpState>,
     /// When it was detached, until it has resumed.
@@ -147,6 +162,7 @@ impl Managed {
             machine,
             candidates,
             chosen: 0,
+            proven: false,
             flags: SessionFlags {
                 hold_reset: true,
                 watch: true,
@@ -156,6 +172,7 @@ impl Managed {
             tuples: HashMap::new(),
             paths: HashMap::new(),
             restoring: None,
+            stalled: None,
             suspected_at: None,
             detached_at: None,
             usable_at: None,
@@ -180,11 +197,6 @@ impl Managed {
     /// The keys in force.
     pub fn keys(&self) -> &KeySet {
         &self.candidates[self.chosen]
-    }
-
-    /// Signs what this end sends.
-    pub fn key_out(&self) -> &MacKey {
-        self.keys().keys.outgoing(self.role)
     }
 
     /// What the data path keeps of it across a restart of the agent.

@@ -1,6 +1,14 @@
 //! Composing and sending: the handshake, and what lets data flow at once after it.
 
+use std::time::Duration;
+
 use super::*;
+use crate::sessions::Stalled;
+
+/// What is sent at once may be lost in the first crowd on a new path: it is sent again after this ...
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// ... doubling up to this; then the kernel's own timer is as good.
+const LAST_WAIT: Duration = Duration::from_millis(1600);
 
 impl<D: Datapath> Agent<D> {
     /// Composes, signs and sends a segment with a Migrate-Request.
@@ -10,7 +18,7 @@ impl<D: Datapath> Agent<D> {
         tuple: Tuple,
         token_of: ReqNo,
         req_no: ReqNo,
-        compose: impl FnOnce(Tuple, Standing, SynOptions) -> Segment,
+        compose: impl Fn(Tuple, Standing, SynOptions) -> Segment,
     ) {
         let tcp = self
             .datapath
@@ -30,22 +38,34 @@ impl<D: Datapath> Agent<D> {
             window_scale: tcp.receive_scale.unwrap_or(0),
             mss: mtu.saturating_sub(headers).min(u32::from(u16::MAX)) as u16,
         };
-        let standing = Standing {
-            token: managed.keys().keys.token(token_of),
-            req_no,
-            seq: tcp.snd_nxt,
-            rcv_nxt: tcp.rcv_nxt,
-            window: tcp.window_field(),
+        let sign = |set: &KeySet| {
+            let standing = Standing {
+                token: set.keys.token(token_of),
+                req_no,
+                seq: tcp.snd_nxt,
+                rcv_nxt: tcp.rcv_nxt,
+                window: tcp.window_field(),
+            };
+            let mut segment = compose(tuple, standing, syn);
+            if segment.flags.contains(Flags::SYN) {
+                segment.window = tcp.receive_window.min(u32::from(u16::MAX)) as u16;
+            }
+            segment
+                .sign(set.keys.outgoing(managed.role), ReqNo::UNMOVED)
+                .map(|()| segment)
         };
-        let mut segment = compose(tuple, standing, syn);
-        if segment.flags.contains(Flags::SYN) {
-            segment.window = tcp.receive_window.min(u32::from(u16::MAX)) as u16;
+        // Only the right agent knows the token of its own.
+        let sets = match managed.proven {
+            true => std::slice::from_ref(managed.keys()),
+            false => &managed.candidates[..],
+        };
+        let signed: Vec<_> = sets.iter().map(sign).collect();
+        for segment in signed {
+            match segment {
+                Ok(segment) => self.emit(identity, &segment),
+                Err(error) => tracing::error!(%error, "cannot sign a segment"),
+            }
         }
-        if let Err(error) = segment.sign(managed.key_out(), ReqNo::UNMOVED) {
-            tracing::error!(%error, "cannot sign a segment");
-            return;
-        }
-        self.emit(identity, &segment);
     }
 
     pub(super) fn emit(&mut self, identity: Tuple, segment: &Segment) {
@@ -66,7 +86,7 @@ impl<D: Datapath> Agent<D> {
     }
 
     /// What lets data flow at once: a pure ACK that says where we stand, then the head of the line, or a probe.
-    pub(super) fn kick(&mut self, identity: Tuple, now: Timestamp) {
+    pub(crate) fn kick(&mut self, identity: Tuple, now: Timestamp) {
         let Ok(Some(tcp)) = self.datapath.read_tcp(&identity) else {
             return;
         };
@@ -76,6 +96,15 @@ impl<D: Datapath> Agent<D> {
         let wire = managed.machine.wire();
         if let Some(detached) = managed.detached_at.take() {
             managed.last_outage = Some(now.since(detached));
+        }
+        managed.stalled = managed.stalled.filter(|stalled| stalled.snd_una == tcp.snd_una);
+        if tcp.packets_out > 0 {
+            let wait = managed.stalled.map_or(FIRST_WAIT, |stalled| stalled.wait * 2);
+            managed.stalled = (wait <= LAST_WAIT).then_some(Stalled {
+                snd_una: tcp.snd_una,
+                again: now + wait,
+                wait,
+            });
         }
         let first = managed.usable_at.take().map(|usable| now.since(usable));
         if let Some(took) = first {

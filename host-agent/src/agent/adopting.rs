@@ -52,6 +52,16 @@ impl<D: Datapath> Agent<D> {
                 .filter(|number| self.datapath.knows_token(keys.token(*number), &identity))
                 .collect();
             managed.machine = managed.machine.with_tokens(managed.tokens.iter().copied());
+            // Which of the peer's keys is right may not be known yet.
+            if let Some(connection) = self.datapath.connection(&identity) {
+                let (peer, agent_port) = (identity.remote.address, connection.peer_agent_port);
+                let known = (managed.keys().pair_id, managed.keys().epoch);
+                let others = self.key_sets(peer, agent_port, managed.isns).into_iter();
+                managed
+                    .candidates
+                    .extend(others.filter(|set| (set.pair_id, set.epoch) != known).take(3));
+                managed.tokens.clear();
+            }
             managed
                 .paths
                 .extend(wire.map(|wire| (wire.wire.local, wire.path)));

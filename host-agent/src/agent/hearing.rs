@@ -88,6 +88,7 @@ impl<D: Datapath> Agent<D> {
             return;
         };
         managed.chosen = (heard.candidate as usize).min(managed.candidates.len() - 1);
+        managed.proven = true;
         let (from, to) = (heard.wire.remote, heard.wire.local);
         let event = match kind {
             RequestType::Msyn => {

@@ -69,17 +69,7 @@ impl<D: Datapath> Agent<D> {
             Role::Initiator => (connection.isn_local, connection.isn_remote),
             Role::Acceptor => (connection.isn_remote, connection.isn_local),
         };
-        let candidates: Vec<KeySet> = self
-            .pairs
-            .of(identity.remote.address, connection.peer_agent_port)
-            .into_iter()
-            .take(4)
-            .map(|pair| KeySet {
-                keys: ConnectionKeys::derive(&pair.key, pair.epoch, isns.0, isns.1),
-                pair_id: pair.pair_id,
-                epoch: pair.epoch,
-            })
-            .collect();
+        let candidates = self.key_sets(identity.remote.address, connection.peer_agent_port, isns);
         if candidates.is_empty() {
             if self.unpaired.insert(identity) {
                 let initiated = connection.role == Role::Initiator;
@@ -95,6 +85,18 @@ impl<D: Datapath> Agent<D> {
             // It closed meanwhile, and nobody would tell.
             self.bury(identity);
         }
+    }
+
+    /// The keys that a connection with this peer may have: as many as a token's list has room for.
+    pub(super) fn key_sets(&self, peer: IpAddr, agent_port: u16, isns: (u32, u32)) -> Vec<KeySet> {
+        let pairs = self.pairs.of(peer, agent_port).into_iter().take(4);
+        pairs
+            .map(|pair| KeySet {
+                keys: ConnectionKeys::derive(&pair.key, pair.epoch, isns.0, isns.1),
+                pair_id: pair.pair_id,
+                epoch: pair.epoch,
+            })
+            .collect()
     }
 
     /// The side that opened a connection dials at once; the other one only when nothing comes.

@@ -61,11 +61,11 @@ fn moves_under(mover: Side, limit: Duration, interference: impl FnMut(&Segment) 
 }
 
 #[test]
-fn each_segment_may_be_lost_three_times() {
+fn each_segment_may_be_lost_six_times() {
     for mover in [Side::A, Side::B] {
         for of in HANDSHAKE {
-            for times in 1..=3 {
-                moves_under(mover, millis(10_000), first(times, of, Fate::Lost));
+            for times in 1..=6 {
+                moves_under(mover, millis(20_000), first(times, of, Fate::Lost));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use migration::{State, WaitReason};
 use wire::request::RequestType;
+use wire::tuple::Tuple;
 
 use crate::world::{Fate, Side, World, address, millis, seen_by};
 
@@ -382,29 +383,68 @@ fn an_answered_attempt_is_forgotten_when_the_address_it_came_to_goes() {
         .into_iter()
         .find(|left| left.starts_with("arrivals"));
     assert_eq!(left, None, "nothing commits there any more");
-    world.run(millis(30_000));
-    assert_eq!(world.wire(Side::A, connection), connection);
+    // B hears nothing there, and finds A where it was heard last.
+    world.until("resumed", millis(60_000), |world| {
+        world.wire(Side::A, connection) != connection
+    });
+    world.run(millis(1000));
+    world.assert_resumed(connection, "10.0.1.2", "198.51.100.7");
+    world.assert_data_flows(connection);
+}
+
+/// A connection between A and B for which A has two keys: another agent at B's address has spoken last.
+fn with_a_neighbour() -> (World, Tuple) {
+    let mut world = World::new();
+    world.trusting = false;
+    world.connect();
+    world.exchange(Side::B);
+    world.exchange_with_neighbour(Side::A);
+    let connection = world.connect();
+    assert_eq!(world.a.agent.sessions[&connection].candidates.len(), 2);
+    (world, connection)
 }
 
 #[test]
 fn of_several_agents_at_one_address_the_mac_tells_which_it_is() {
-    let mut world = World::new();
-    world.trusting = false;
-    let connection = world.connect();
-    world.exchange(Side::B);
-    let first = world.connect();
-    // Another agent behind the same address has spoken since: its keys are tried first for what comes up now.
-    world.exchange_with_neighbour(Side::A);
-    let second = world.connect();
-    assert_eq!(world.a.agent.sessions[&second].candidates.len(), 2);
-    for connection in [connection, first, second] {
-        assert!(world.a.agent.sessions.contains_key(&connection));
-    }
+    let (mut world, connection) = with_a_neighbour();
     world.lose(Side::B, "203.0.113.3");
     world.gain(Side::B, "198.51.100.7");
     world.run(millis(200));
-    for connection in [first, second] {
-        world.assert_resumed(connection, "10.0.1.2", "198.51.100.7");
+    world.assert_resumed(connection, "10.0.1.2", "198.51.100.7");
+    world.assert_data_flows(connection);
+}
+
+#[test]
+fn of_several_agents_at_one_address_each_is_tried_by_the_end_that_moves() {
+    let (mut world, connection) = with_a_neighbour();
+    world.lose(Side::A, "10.0.1.2");
+    world.gain(Side::A, "192.168.7.9");
+    world.run(millis(1000));
+    world.assert_resumed(connection, "192.168.7.9", "203.0.113.3");
+    world.assert_data_flows(connection);
+}
+
+#[test]
+fn of_several_agents_at_one_address_each_is_remembered_by_the_next_agent_here() {
+    for mover in [Side::A, Side::B] {
+        let (mut world, connection) = with_a_neighbour();
+        let now = world.now;
+        world.a.restart_agent(now);
+        world.settle();
+        let (a, b) = match mover {
+            Side::A => {
+                world.lose(Side::A, "10.0.1.2");
+                world.gain(Side::A, "192.168.7.9");
+                ("192.168.7.9", "203.0.113.3")
+            }
+            Side::B => {
+                world.lose(Side::B, "203.0.113.3");
+                world.gain(Side::B, "198.51.100.7");
+                ("10.0.1.2", "198.51.100.7")
+            }
+        };
+        world.run(millis(1000));
+        world.assert_resumed(connection, a, b);
         world.assert_data_flows(connection);
     }
 }
