@@ -137,7 +137,9 @@ impl<D: Datapath> Agent<D> {
         let watched: Vec<Tuple> = self
             .sessions
             .values()
-            .filter(|managed| managed.suspected_at.is_some() || managed.restoring.is_some())
+            .filter(|managed| {
+                managed.suspected_at.is_some() || managed.restoring.is_some() || managed.stalled.is_some()
+            })
             .map(|managed| managed.identity)
             .collect();
         for identity in watched {
@@ -176,6 +178,18 @@ impl<D: Datapath> Agent<D> {
         let Some(tcp) = tcp else {
             managed.suspected_at = None;
             managed.restoring = None;
+            managed.stalled = None;
+            return;
+        };
+        if let Some(stalled) = managed.stalled {
+            if tcp.packets_out == 0 || tcp.snd_una != stalled.snd_una || managed.machine.is_parked() {
+                managed.stalled = None;
+            } else if now >= stalled.again {
+                self.timeline.count("kicked_again");
+                self.kick(identity, now);
+            }
+        }
+        let Some(managed) = self.sessions.get_mut(&identity) else {
             return;
         };
         if let Some(restoring) = managed.restoring {
