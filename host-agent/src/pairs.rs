@@ -1,6 +1,6 @@
 //! Pairs with other agents: who listens on the agent port, who is dialled, and which pair a connection belongs to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -138,6 +138,8 @@ pub struct Pairs {
     store: PairStore,
     /// Peers that were dialled: when, and how often in vain.
     dialled: HashMap<(IpAddr, u16), (Instant, u32)>,
+    /// Peers that are being dialled: a second exchange beside the first would only make another epoch.
+    under_way: HashSet<(IpAddr, u16)>,
 }
 
 impl Pairs {
@@ -146,11 +148,13 @@ impl Pairs {
         Self {
             store,
             dialled: HashMap::new(),
+            under_way: HashSet::new(),
         }
     }
 
     /// Takes up a finished exchange; an error means that it will be forgotten when the agent restarts.
     pub fn agreed(&mut self, pair: Pair) -> Result<(), identity::StoreError> {
+        self.finished(pair.peer_observed.address);
         self.dialled
             .retain(|(address, _), _| *address != pair.peer_observed.address);
         self.store.insert(pair);
@@ -185,6 +189,9 @@ impl Pairs {
 
     /// Whether a peer may be dialled now; if so it is noted. After failures the wait grows, up to five minutes.
     pub fn may_dial(&mut self, peer: IpAddr, agent_port: u16) -> bool {
+        if self.under_way.contains(&(peer, agent_port)) {
+            return false;
+        }
         let now = Instant::now();
         let (last, tries) = self.dialled.get(&(peer, agent_port)).copied().unwrap_or((now, 0));
         let wait = match tries {
@@ -195,7 +202,13 @@ impl Pairs {
             return false;
         }
         self.dialled.insert((peer, agent_port), (now, tries + 1));
+        self.under_way.insert((peer, agent_port));
         true
+    }
+
+    /// No exchange with a peer at this address is under way any more.
+    pub fn finished(&mut self, peer: IpAddr) {
+        self.under_way.retain(|(address, _)| *address != peer);
     }
 
     /// Whether a peer was dialled and has not answered yet.

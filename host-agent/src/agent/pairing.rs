@@ -4,9 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use datapath::Datapath;
 use wire::keys::{ConnectionKeys, Role};
+use wire::reqno::ReqNo;
 use wire::tuple::Tuple;
 
 use super::*;
+
+/// As many as a token's list has room for.
+const MOST_CANDIDATES: usize = 4;
 
 impl<D: Datapath> Agent<D> {
     /// What became of a pair exchange.
@@ -37,6 +41,7 @@ impl<D: Datapath> Agent<D> {
                 self.effects.push(Effect::UpdateFacts);
                 let waiting: Vec<Tuple> = self.unpaired.drain().collect();
                 waiting.into_iter().for_each(|identity| self.opened(identity));
+                self.add_keys();
             }
             PairEvent::Failed {
                 peer,
@@ -44,10 +49,55 @@ impl<D: Datapath> Agent<D> {
                 reason,
                 detail,
             } => {
+                if dialled {
+                    self.pairs.finished(peer.ip());
+                }
                 self.timeline.note("", "pair_failed", format!("{peer}: {detail}"));
                 self.timeline.count(&format!("pair_failed_{reason}"));
                 tracing::warn!(%peer, dialled, reason, "no pair: {detail}; connections with this host stay plain TCP");
             }
+        }
+    }
+
+    /// Connections of which no MAC has shown yet which keys are theirs may have those of the newest exchange: the
+    /// peer may have taken them up just after it, and this end just before.
+    fn add_keys(&mut self) {
+        let open: Vec<Tuple> = self
+            .sessions
+            .values()
+            .filter(|managed| {
+                !managed.proven && managed.is_live() && managed.machine.committed() == ReqNo::UNMOVED
+            })
+            .map(|managed| managed.identity)
+            .collect();
+        for identity in open {
+            let Some(connection) = self.datapath.connection(&identity) else {
+                continue;
+            };
+            let Some(isns) = self.sessions.get(&identity).map(|managed| managed.isns) else {
+                continue;
+            };
+            let sets = self.key_sets(identity.remote.address, connection.peer_agent_port, isns);
+            let Some(managed) = self.sessions.get_mut(&identity) else {
+                continue;
+            };
+            let held: Vec<_> = managed
+                .candidates
+                .iter()
+                .map(|set| (set.pair_id, set.epoch))
+                .collect();
+            let fresh: Vec<KeySet> = sets
+                .into_iter()
+                .filter(|set| !held.contains(&(set.pair_id, set.epoch)))
+                .collect();
+            if fresh.is_empty() || held.len() >= MOST_CANDIDATES {
+                continue;
+            }
+            managed.candidates.extend(fresh);
+            managed.candidates.truncate(MOST_CANDIDATES);
+            // Every number's token is told again, now for all of them.
+            managed.tokens.clear();
+            self.settle(identity);
         }
     }
 
@@ -89,7 +139,7 @@ impl<D: Datapath> Agent<D> {
 
     /// The keys that a connection with this peer may have: as many as a token's list has room for.
     pub(super) fn key_sets(&self, peer: IpAddr, agent_port: u16, isns: (u32, u32)) -> Vec<KeySet> {
-        let pairs = self.pairs.of(peer, agent_port).into_iter().take(4);
+        let pairs = self.pairs.of(peer, agent_port).into_iter().take(MOST_CANDIDATES);
         pairs
             .map(|pair| KeySet {
                 keys: ConnectionKeys::derive(&pair.key, pair.epoch, isns.0, isns.1),
