@@ -111,7 +111,11 @@ fn act(scenario: Scenario, artifacts: &Path, arguments: &Arguments, slow: f64) -
         ..story::Options::default()
     };
     let verdict = story::run(scenario, &options).map_err(ReportError::Story)?;
-    Ok(Act::gather(&verdict, artifacts))
+    // Who interrupts one act does not want to see the next.
+    match verdict.reason {
+        Some(reason) if reason.starts_with("interrupted") => Err(ReportError::Story(reason)),
+        _ => Ok(Act::gather(&verdict, artifacts)),
+    }
 }
 
 /// What an earlier demonstration left is not to be taken for this one's; anything else is not ours to remove.
