@@ -7,11 +7,10 @@ use std::time::Duration;
 use identity::{Authority, Validity};
 
 use crate::home::{Home, has_device, pinned};
-use crate::place::{Host, isolated, run};
+use crate::place::{Host, isolated, run, said};
 
 fn ip(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    said(&format!("ip {arguments}"))
 }
 
 fn network() -> Vec<String> {

@@ -1,12 +1,11 @@
 //! The parking device and its routing: made once, found again, and nothing of it left after cleaning up.
 
 use std::net::IpAddr;
-use std::process::Command;
 
 use datapath::parking::{Parking, ParkingError, ParkingOptions};
 use rtnetlink::Handle;
 
-use crate::place::{AGENT_MARK, Host, MARK, isolated};
+use crate::place::{AGENT_MARK, Host, MARK, isolated, said};
 
 fn options(device: &str) -> ParkingOptions {
     ParkingOptions {
@@ -20,8 +19,7 @@ fn options(device: &str) -> ParkingOptions {
 
 /// What `ip` shows.
 fn ip(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    said(&format!("ip {arguments}"))
 }
 
 /// Everything about routing that there is on this host.

@@ -143,9 +143,20 @@ impl Host {
                 host.enter();
             }
             run("ip link set lo up");
+            // No addresses but ours, so that nothing changes by itself.
+            run("ip link set cable addrgenmode none");
             run(&format!("ip addr add 10.77.0.{number}/24 dev cable"));
             run(&format!("ip -6 addr add fd77::{number}/64 dev cable nodad"));
             run("ip link set cable up");
+        }
+        setns(&first, CloneFlags::CLONE_NEWNET).expect("back");
+        for host in [None, Some(&host)] {
+            if let Some(host) = host {
+                host.enter();
+            }
+            until("the cable is plugged", || {
+                said("ip -o link show cable").contains("state UP")
+            });
         }
         setns(&first, CloneFlags::CLONE_NEWNET).expect("back");
         host
@@ -196,14 +207,21 @@ impl Host {
 /// # Panics
 /// When it fails, with what it said.
 pub fn run(line: &str) {
+    said(line);
+}
+
+/// What a command of the system prints.
+///
+/// # Panics
+/// When it fails, with what it said about that.
+pub fn said(line: &str) -> String {
     let mut words = line.split(' ');
     let program = words.next().expect("a program");
-    let output = Command::new(program)
-        .args(words)
-        .output()
-        .unwrap_or_else(|error| panic!("{program}: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{line}: {said}");
+    let output = Command::new(program).args(words).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{line}: {complaint}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Awaits a condition.
