@@ -6,6 +6,7 @@ mod adoption;
 mod endings;
 mod forgeries;
 mod handshake;
+mod keys;
 mod limits;
 mod moves;
 mod resets;

@@ -1,0 +1,137 @@
+//! Which connections get keys, and whose.
+
+use migration::State;
+use wire::request::RequestType;
+use wire::tuple::Tuple;
+
+use crate::world::{Side, World, millis, seen_by};
+
+#[test]
+fn a_connection_whose_ends_both_offer_migration_gets_keys_at_both() {
+    let mut world = World::new();
+    let connection = world.connect();
+    let keys = [Side::A, Side::B].map(|side| {
+        assert_eq!(
+            world.state(side, connection),
+            Some(State::Established),
+            "{side:?}"
+        );
+        assert_eq!(world.host(side).agent.datapath.load(), (1, 0), "{side:?}");
+        world.host(side).agent.sessions[&seen_by(side, connection)]
+            .keys()
+            .keys
+            .clone()
+    });
+    assert_eq!(keys[0], keys[1]);
+}
+
+#[test]
+fn a_peer_whose_certificate_is_refused_stays_plain() {
+    let mut world = World::new();
+    world.trusting = false;
+    let connection = world.connect();
+    world.run(millis(10_000));
+    for side in [Side::A, Side::B] {
+        let host = world.host(side);
+        assert!(host.agent.sessions.is_empty());
+        assert_eq!(host.agent.datapath.leftovers(), Vec::<String>::new());
+        assert_eq!(
+            host.agent.timeline.counts().get("pair_failed_unknown_authority"),
+            Some(&1),
+            "{side:?}"
+        );
+    }
+    assert_eq!(world.a.agent.unpaired.len(), 1);
+    world.write(Side::A, connection, b"plain");
+    world.run(millis(100));
+    assert_eq!(world.b.received(connection), b"plain");
+    assert!(world.trace.iter().all(|(segment, _)| segment.migrate.is_none()));
+
+    // The move ends it, as without an agent: nothing is parked, nothing tried.
+    world.lose(Side::A, "10.0.1.2");
+    world.gain(Side::A, "192.168.7.9");
+    world.run(millis(1000));
+    assert_eq!(world.count(RequestType::Msyn), 0);
+    assert!(world.a.parked.is_empty());
+}
+
+#[test]
+fn a_peer_that_did_not_offer_migration_stays_plain() {
+    let mut world = World::new();
+    let connection = world.connect_unanswered(false);
+    world.write(Side::A, connection, b"plain");
+    world.run(millis(5000));
+    assert_eq!(world.b.received(connection), b"plain");
+    assert!(world.a.agent.sessions.is_empty() && world.a.agent.unpaired.is_empty());
+    assert_eq!(world.a.agent.pairs.all().count(), 0, "nobody was dialled");
+}
+
+#[test]
+fn a_connection_that_waited_for_keys_gets_them_when_the_pair_is_agreed() {
+    let mut world = World::new();
+    world.trusting = false;
+    let connection = world.connect();
+    assert_eq!(world.state(Side::A, connection), None);
+    world.exchange(Side::B);
+    world.settle();
+    assert_eq!(world.state(Side::A, connection), Some(State::Established));
+    assert_eq!(world.state(Side::B, connection), Some(State::Established));
+    assert!(world.a.agent.unpaired.is_empty());
+}
+
+/// A connection between A and B for which A has two keys: another agent at B's address has spoken last.
+fn with_a_neighbour() -> (World, Tuple) {
+    let mut world = World::new();
+    world.trusting = false;
+    world.connect();
+    world.exchange(Side::B);
+    world.exchange_with_neighbour(Side::A);
+    let connection = world.connect();
+    assert_eq!(world.a.agent.sessions[&connection].candidates.len(), 2);
+    (world, connection)
+}
+
+#[test]
+fn of_several_agents_at_one_address_the_mac_tells_which_it_is() {
+    let (mut world, connection) = with_a_neighbour();
+    world.lose(Side::B, "203.0.113.3");
+    world.gain(Side::B, "198.51.100.7");
+    world.run(millis(200));
+    world.assert_resumed(connection, "10.0.1.2", "198.51.100.7");
+    world.assert_data_flows(connection);
+}
+
+#[test]
+fn of_several_agents_at_one_address_each_is_tried_by_the_end_that_moves() {
+    let (mut world, connection) = with_a_neighbour();
+    world.lose(Side::A, "10.0.1.2");
+    world.gain(Side::A, "192.168.7.9");
+    world.run(millis(1000));
+    world.assert_resumed(connection, "192.168.7.9", "203.0.113.3");
+    world.assert_data_flows(connection);
+}
+
+#[test]
+fn of_several_agents_at_one_address_each_is_remembered_by_the_next_agent_here() {
+    for mover in [Side::A, Side::B] {
+        let (mut world, connection) = with_a_neighbour();
+        let now = world.now;
+        world.a.restart_agent(now);
+        world.settle();
+        let (a, b) = match mover {
+            Side::A => {
+                world.lose(Side::A, "10.0.1.2");
+                world.gain(Side::A, "192.168.7.9");
+                ("192.168.7.9", "203.0.113.3")
+            }
+            Side::B => {
+                world.lose(Side::B, "203.0.113.3");
+                world.gain(Side::B, "198.51.100.7");
+                ("10.0.1.2", "198.51.100.7")
+            }
+        };
+        world.run(millis(1000));
+        world.assert_resumed(connection, a, b);
+        world.assert_data_flows(connection);
+    }
+}
