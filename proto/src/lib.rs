@@ -32,3 +32,40 @@ pub mod pair {
         }
     }
 }
+
+/// What agents, proxies, relays and operators say to a mobility server.
+pub mod mobility {
+    /// Version 1; `mobility/v1/mobility.proto` is the specification.
+    #[allow(missing_docs, clippy::large_enum_variant)]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/mobility.v1.rs"));
+
+        use std::fmt;
+
+        /// The file descriptors, for gRPC reflection.
+        pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mobility.v1.bin"));
+
+        macro_rules! secret {
+            ($name:ident: $($shown:ident),+) => {
+                impl fmt::Debug for $name {
+                    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.debug_struct(stringify!($name))
+                            $(.field(stringify!($shown), &self.$shown))+
+                            .finish_non_exhaustive()
+                    }
+                }
+            };
+        }
+
+        secret!(Destination: pair_id, move_counter, decision, action, peer_address, connections);
+        secret!(EnrolRequest: name);
+        secret!(TicketLeg: agent, expected);
+        secret!(LeaseRequest: lease_id);
+
+        impl fmt::Debug for CreateTokenResponse {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct("CreateTokenResponse").finish_non_exhaustive()
+            }
+        }
+    }
+}

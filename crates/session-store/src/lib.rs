@@ -1,0 +1,1 @@
+//! Where the mobility server keeps reports and sessions.

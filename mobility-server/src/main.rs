@@ -1,0 +1,3 @@
+//! The mobility server.
+
+fn main() {}
