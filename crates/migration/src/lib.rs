@@ -62,6 +62,7 @@ mod display;
 mod event;
 mod machine;
 mod policy;
+pub mod server;
 mod state;
 mod step;
 mod time;

@@ -1,0 +1,534 @@
+//! One event, one step.
+
+use wire::Endpoint;
+
+use crate::time::Timestamp;
+
+use super::event::{
+    ProxyGrant, ServerAction, ServerActions, ServerEvent, ServerRefusal, Waiting, WithdrawReason,
+};
+use super::findings::{Position, Standing, position, standing};
+use super::plan::{Try, plan};
+use super::ports::{self, Matched};
+use super::record::{Decision, Held, PairRecord, Presence, Reachability, Side};
+use super::report::{AgentName, Report};
+use super::rules::Rules;
+
+/// Advances one pair by one event. No IO, no clock, no randomness.
+///
+/// # Units
+/// `now`: one clock for all servers of a store, time since the Unix epoch.
+/// # Errors
+/// None. An event that does not fit changes nothing and yields [`ServerAction::Refuse`] with the reason.
+/// # Source
+/// docs/protocol.md, "The mobility server"; Shimizu 2002, 3.1.2, 3.1.4, 3.1.5.
+pub fn step(
+    record: PairRecord,
+    event: ServerEvent,
+    rules: &Rules,
+    now: Timestamp,
+) -> (PairRecord, ServerActions) {
+    let mut turn = Turn {
+        record,
+        rules,
+        now,
+        out: ServerActions::new(),
+    };
+    match event {
+        ServerEvent::ReportHeard {
+            agent,
+            report,
+            local,
+            observed,
+        } => turn.report_heard(agent, report, local, observed),
+        ServerEvent::WithdrawHeard {
+            agent,
+            move_counter,
+            reason,
+            decision,
+        } => turn.withdraw_heard(agent, move_counter, reason, decision),
+        ServerEvent::TryFailed {
+            agent,
+            decision,
+            cause: _,
+            labels,
+        } => turn.try_failed(agent, decision, labels),
+        ServerEvent::PeerPresent {
+            agent,
+            local,
+            observed,
+        } => turn.present(agent, Presence { local, observed }),
+        ServerEvent::PeerGone { agent, observed } => turn.gone(agent, observed),
+        ServerEvent::Reachability {
+            agent,
+            address,
+            reachable,
+        } => turn.probed(
+            agent,
+            Reachability {
+                address,
+                reachable: Some(reachable),
+            },
+        ),
+        ServerEvent::ProxyAnswered { decision, grants } => turn.proxy_answered(decision, grants),
+        ServerEvent::TimerFired => turn.timer_fired(),
+    }
+    turn.finish()
+}
+
+/// One step while it is taken.
+pub(super) struct Turn<'a> {
+    pub(super) record: PairRecord,
+    rules: &'a Rules,
+    now: Timestamp,
+    out: ServerActions,
+}
+
+/// Two ends that can be brought together.
+pub(super) struct Match {
+    pub(super) standings: [Standing; 2],
+    /// The connections that both have reported, or one of them when the other is only present.
+    pub(super) connections: Vec<Matched>,
+    counters: [u64; 2],
+}
+
+impl Turn<'_> {
+    fn report_heard(&mut self, agent: AgentName, report: Report, local: Endpoint, observed: Endpoint) {
+        let Some(side) = self.side(&agent, Some(&report)) else {
+            return;
+        };
+        if let Err(reason) = report.check() {
+            return self.refuse(agent, reason.into());
+        }
+        let end = self.record.end(side);
+        let held = end.held.as_ref();
+        let newest = held.map_or(end.settled, |held| held.report.move_counter);
+        let got = report.move_counter;
+        let again = held.is_some_and(|held| held.report.move_counter == got);
+        if got < newest || got <= end.settled {
+            return self.refuse(agent, ServerRefusal::Stale { got, newest });
+        }
+        let keep = report.keep.unwrap_or(self.rules.keep).min(self.rules.keep_max);
+        let (report, arrival) = match held {
+            // The same again, over another stream perhaps: a report is repeated until it is answered.
+            Some(held) if again => (held.report.clone(), held.arrival),
+            Some(held) => (held.report.moved_on(report), self.next_arrival()),
+            None => (report, self.next_arrival()),
+        };
+        let end = self.record.end_mut(side);
+        end.held = Some(Held {
+            report,
+            local,
+            observed,
+            arrival,
+            expires: self.now + keep,
+        });
+        // Who speaks is there.
+        end.present = Some(Presence { local, observed });
+        if !again {
+            end.reachability = None;
+        }
+        self.answer(side);
+    }
+
+    fn withdraw_heard(&mut self, agent: AgentName, counter: u64, reason: WithdrawReason, decision: u64) {
+        let Some(side) = self.side(&agent, None) else {
+            return;
+        };
+        let held = self.record.end(side).held.as_ref();
+        if held.is_none_or(|held| held.report.move_counter != counter) {
+            // Of an older report, or of one that never came and must not count when it does.
+            let newest = held.map_or(u64::MAX, |held| held.report.move_counter);
+            let end = self.record.end_mut(side);
+            if counter < newest {
+                end.settled = end.settled.max(counter);
+            }
+            return;
+        }
+        let crossed = self.told().is_some_and(|told| told.number > decision);
+        if reason == WithdrawReason::Resumed && crossed {
+            // The peer has moved again meanwhile.
+            return self.tell(side);
+        }
+        let other = side.other();
+        let matched = self.counters() == self.record.tried_for;
+        self.settle(side);
+        let untold = self.told().is_none();
+        if reason == WithdrawReason::Resumed && matched && self.record.end(other).held.is_some() {
+            self.settle(other);
+            if untold {
+                self.cancel(other, self.record.decisions);
+            }
+        }
+        self.drop_decision(&[other]);
+        if self.record.end(other).held.is_some() {
+            self.tell_waiting(other);
+        }
+    }
+
+    fn try_failed(&mut self, agent: AgentName, number: u64, labels: Vec<u64>) {
+        if self.side(&agent, None).is_none() || self.told().is_none_or(|told| told.number != number) {
+            return;
+        }
+        if !labels.is_empty() {
+            self.record.narrowed = labels;
+        }
+        self.escalate();
+    }
+
+    fn present(&mut self, agent: AgentName, stream: Presence) {
+        let Some(side) = self.side(&agent, None) else {
+            return;
+        };
+        self.record.end_mut(side).present = Some(stream);
+        if self.record.decision.is_none() {
+            self.record.tried.clear();
+            self.record.rests_until = None;
+        }
+        if self.told().is_some() {
+            self.tell(side);
+        }
+        self.decide();
+    }
+
+    /// What was decided stays in force: streams break and come back.
+    fn gone(&mut self, agent: AgentName, observed: Endpoint) {
+        let Some(side) = self.side(&agent, None) else {
+            return;
+        };
+        let end = self.record.end_mut(side);
+        if end.present.is_some_and(|stream| stream.observed == observed) {
+            end.present = None;
+        }
+    }
+
+    fn probed(&mut self, agent: AgentName, probe: Reachability) {
+        let Some(side) = self.side(&agent, None) else {
+            return;
+        };
+        let end = self.record.end_mut(side);
+        let before = end.reachability;
+        if before.is_none_or(|before| before.address != probe.address) {
+            return;
+        }
+        end.reachability = Some(probe);
+        if before != end.reachability && self.record.decision.is_none() {
+            self.record.rests_until = None;
+        }
+        self.decide();
+    }
+
+    fn proxy_answered(&mut self, number: u64, grants: Vec<ProxyGrant>) {
+        let Some(decision) = self
+            .record
+            .decision
+            .as_mut()
+            .filter(|decision| decision.number == number)
+        else {
+            return;
+        };
+        if decision.what != Try::Proxy || !decision.grants.is_empty() {
+            return;
+        }
+        if grants.is_empty() {
+            return self.escalate();
+        }
+        decision.grants = grants;
+        decision.made = self.now;
+        self.tell_both();
+    }
+
+    fn timer_fired(&mut self) {
+        let now = self.now;
+        for side in Side::BOTH {
+            if self
+                .record
+                .end(side)
+                .held
+                .as_ref()
+                .is_some_and(|held| held.expires <= now)
+            {
+                self.settle(side);
+                self.drop_decision(&Side::BOTH);
+            }
+        }
+        let patience = self.rules.try_patience;
+        if self
+            .record
+            .decision
+            .as_ref()
+            .is_some_and(|decision| decision.made + patience <= now)
+        {
+            self.escalate();
+        }
+        if self.record.rests_until.is_some_and(|until| until <= now) {
+            self.record.rests_until = None;
+            self.record.tried.clear();
+            self.record.narrowed.clear();
+            self.decide();
+        }
+        let linger = self.rules.linger;
+        if self.record.is_empty() && self.record.empty_since.is_some_and(|since| since + linger <= now) {
+            self.out.push(ServerAction::Forget);
+        }
+    }
+
+    /// Says something to who has just reported: a destination if there is one, or that it has to wait.
+    fn answer(&mut self, side: Side) {
+        let before = self.told().map(|told| told.number);
+        self.decide();
+        match self.told().map(|told| told.number) {
+            Some(_) if before == self.told().map(|told| told.number) => self.tell(side),
+            Some(_) => {}
+            None => self.tell_waiting(side),
+        }
+    }
+
+    /// Makes a decision if there is one to make, and lets go of one that does not fit any more.
+    fn decide(&mut self) {
+        self.probe_where_needed();
+        let Some(found) = self.find_match() else {
+            return self.drop_decision(&Side::BOTH);
+        };
+        if found.counters != self.record.tried_for {
+            self.record.tried.clear();
+            self.record.narrowed.clear();
+            self.record.rests_until = None;
+            self.record.tried_for = found.counters;
+        } else if self.record.rests_until.is_some() {
+            return;
+        }
+        let tries = plan(&found.standings[0], &found.standings[1]);
+        let in_force = self
+            .record
+            .decision
+            .as_ref()
+            .filter(|decision| decision.counters == found.counters);
+        if in_force.is_some_and(|decision| tries.contains(&decision.what)) {
+            return;
+        }
+        let Some(&what) = tries.iter().find(|what| !self.record.tried.contains(what)) else {
+            self.drop_decision(&Side::BOTH);
+            self.record.rests_until = Some(self.now + self.rules.rest);
+            return self.out.push(ServerAction::NoWay);
+        };
+        self.record.tried.push(what);
+        self.record.decisions += 1;
+        let number = self.record.decisions;
+        if what == Try::Proxy {
+            // Nothing can be told before the proxy has answered, and what was told before has failed.
+            self.drop_decision(&Side::BOTH);
+            let labels = self.labels(&found);
+            self.out.push(ServerAction::AskProxy {
+                decision: number,
+                labels,
+            });
+        }
+        self.record.decision = Some(Decision {
+            number,
+            made: self.now,
+            what,
+            counters: found.counters,
+            labels: self.record.narrowed.clone(),
+            grants: Vec::new(),
+        });
+        if what != Try::Proxy {
+            self.tell_both();
+        }
+    }
+
+    /// What is in force has failed.
+    fn escalate(&mut self) {
+        let told: Vec<Side> = self.told().map(|_| Side::BOTH.to_vec()).unwrap_or_default();
+        let number = self.record.decision.take().map(|decision| decision.number);
+        self.decide();
+        if self.told().is_none()
+            && let Some(number) = number
+        {
+            for side in told {
+                self.cancel(side, number);
+                if self.record.end(side).held.is_some() {
+                    self.tell_waiting(side);
+                }
+            }
+        }
+    }
+
+    /// Both ends, if they can be brought together.
+    pub(super) fn find_match(&self) -> Option<Match> {
+        let reports = Side::BOTH.map(|side| self.report(side));
+        let connections = match reports {
+            [Some(first), Some(second)] => ports::matching(first, second),
+            [Some(only), None] | [None, Some(only)] => (0..only.connections.len())
+                .map(|at| Matched { a: at, b: at })
+                .collect(),
+            [None, None] => Vec::new(),
+        };
+        if connections.is_empty() {
+            return None;
+        }
+        let first = standing(self.record.end(Side::First), reports[1])?;
+        let second = standing(self.record.end(Side::Second), reports[0])?;
+        Some(Match {
+            standings: [first, second],
+            connections,
+            counters: self.counters(),
+        })
+    }
+
+    /// Asks for a probe of every end whose address is its own, once for each report.
+    fn probe_where_needed(&mut self) {
+        for side in Side::BOTH {
+            let end = self.record.end(side);
+            let (claimed, stream) = match (&end.held, end.present) {
+                (Some(held), _) => (
+                    held.report.source_after,
+                    Presence {
+                        local: held.local,
+                        observed: held.observed,
+                    },
+                ),
+                (None, Some(stream)) if self.report(side.other()).is_some() => (stream.local.address, stream),
+                (None, _) => continue,
+            };
+            let probe = end.reachability.filter(|probe| probe.address == claimed);
+            let place = position(claimed, stream.local.address, stream.observed.address, probe);
+            if place == Position::Unprobed && probe.is_none() {
+                self.record.end_mut(side).reachability = Some(Reachability {
+                    address: claimed,
+                    reachable: None,
+                });
+                let agent = self.record.name(side).clone();
+                self.out.push(ServerAction::ProbeReachability {
+                    agent,
+                    address: claimed,
+                });
+            }
+        }
+    }
+
+    fn labels(&self, found: &Match) -> Vec<u64> {
+        let Some(report) = self.report(Side::First).or(self.report(Side::Second)) else {
+            return Vec::new();
+        };
+        let labels = found
+            .connections
+            .iter()
+            .map(|matched| report.connections[matched.a].label);
+        labels
+            .filter(|label| self.concerns(&self.record.narrowed, *label))
+            .collect()
+    }
+
+    pub(super) fn concerns(&self, narrowed: &[u64], label: u64) -> bool {
+        narrowed.is_empty() || narrowed.contains(&label)
+    }
+
+    /// The decision in force, if the ends know it.
+    pub(super) fn told(&self) -> Option<&Decision> {
+        let pending = |decision: &Decision| decision.what == Try::Proxy && decision.grants.is_empty();
+        self.record
+            .decision
+            .as_ref()
+            .filter(|decision| !pending(decision))
+    }
+
+    pub(super) fn report(&self, side: Side) -> Option<&Report> {
+        self.record.end(side).held.as_ref().map(|held| &held.report)
+    }
+
+    fn counters(&self) -> [u64; 2] {
+        Side::BOTH.map(|side| self.report(side).map_or(0, |report| report.move_counter))
+    }
+
+    fn next_arrival(&mut self) -> u64 {
+        self.record.arrivals += 1;
+        self.record.arrivals
+    }
+
+    /// The report of this end is not in force any more, and never will be again.
+    fn settle(&mut self, side: Side) {
+        let end = self.record.end_mut(side);
+        if let Some(held) = end.held.take() {
+            end.settled = end.settled.max(held.report.move_counter);
+        }
+    }
+
+    /// Nothing is decided any more; `whom` hears of it.
+    fn drop_decision(&mut self, whom: &[Side]) {
+        let told = self.told().map(|told| told.number);
+        self.record.decision = None;
+        if let Some(number) = told {
+            for &side in whom {
+                self.cancel(side, number);
+            }
+        }
+    }
+
+    fn cancel(&mut self, side: Side, decision: u64) {
+        let agent = self.record.name(side).clone();
+        let forgotten = self.report(side).is_none();
+        self.out.push(ServerAction::Cancel {
+            agent,
+            decision,
+            forgotten,
+        });
+    }
+
+    fn tell_both(&mut self) {
+        for side in Side::BOTH {
+            self.tell(side);
+        }
+    }
+
+    fn tell(&mut self, side: Side) {
+        if let Some(destination) = self.destination(side) {
+            let agent = self.record.name(side).clone();
+            let destination = Box::new(destination);
+            self.out.push(ServerAction::Tell { agent, destination });
+        }
+    }
+
+    fn tell_waiting(&mut self, side: Side) {
+        let end = self.record.end(side);
+        let (Some(held), Some(standing)) = (&end.held, standing(end, None)) else {
+            return;
+        };
+        let waiting = Waiting {
+            pair: self.record.key.pair,
+            move_counter: held.report.move_counter,
+            observed: held.observed,
+            self_after: standing.position.finding(),
+            peer_present: self.record.end(side.other()).present.is_some(),
+        };
+        let agent = self.record.name(side).clone();
+        self.out.push(ServerAction::TellWaiting { agent, waiting });
+    }
+
+    /// Which end speaks; refused when it is none, or names another pair or peer.
+    fn side(&mut self, agent: &AgentName, report: Option<&Report>) -> Option<Side> {
+        let side = self.record.side_of(agent);
+        let fits = |side: &Side| {
+            report.is_none_or(|report| {
+                report.pair == self.record.key.pair && report.peer == *self.record.name(side.other())
+            })
+        };
+        let side = side.filter(fits);
+        if side.is_none() {
+            self.refuse(agent.clone(), ServerRefusal::NotYours);
+        }
+        side
+    }
+
+    fn refuse(&mut self, agent: AgentName, reason: ServerRefusal) {
+        self.out.push(ServerAction::Refuse { agent, reason });
+    }
+
+    fn finish(mut self) -> (PairRecord, ServerActions) {
+        self.record.empty_since = match self.record.is_empty() {
+            true => self.record.empty_since.or(Some(self.now)),
+            false => None,
+        };
+        (self.record, self.out)
+    }
+}
