@@ -79,7 +79,7 @@ impl Trust {
 }
 
 /// The authorities in a PEM file that have not expired.
-fn load_bundle(path: &Path) -> Result<RootCertStore, TrustError> {
+pub(crate) fn load_bundle(path: &Path) -> Result<RootCertStore, TrustError> {
     let content = |detail: String| TrustError::Content {
         path: path.to_owned(),
         detail,
