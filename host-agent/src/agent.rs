@@ -9,6 +9,7 @@ mod hearing;
 mod keeping;
 mod moving;
 mod pairing;
+mod places;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +19,7 @@ use migration::{Event, Policy, TcpSnapshot, TcpState, Timestamp, step};
 use wire::keys::Role;
 use wire::tuple::Tuple;
 
+use crate::nat64::Nat64Prefix;
 use crate::network::{Network, NetworkEvent};
 use crate::pairs::{PairEvent, Pairs};
 use crate::ports::WirePorts;
@@ -41,6 +43,8 @@ pub enum Effect {
     FindWaysOut,
     /// Give one connection a fresh endpoint.
     FindWayOut(Tuple),
+    /// Give one connection an endpoint in the other family.
+    FindOtherWay(Tuple),
     /// Run a pair exchange with an agent.
     Dial(SocketAddr),
     /// Dial unless the peer has dialled first.
@@ -50,7 +54,7 @@ pub enum Effect {
 }
 
 /// What is asked of a way out that was found.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WayOut {
     /// Our address there.
     pub source: IpAddr,
@@ -76,6 +80,8 @@ pub struct Agent<D> {
     pub unpaired: HashSet<Tuple>,
     /// Addresses that are kept for connections.
     pub retired: BTreeSet<IpAddr>,
+    /// Where IPv4 is reached over IPv6.
+    pub nat64: Vec<Nat64Prefix>,
     /// What happened.
     pub timeline: Timeline,
     /// To be carried out.
@@ -85,6 +91,8 @@ pub struct Agent<D> {
     active: HashSet<Tuple>,
     /// How many connections know each of our addresses as theirs.
     holders: HashMap<IpAddr, usize>,
+    /// IPv4 connections that may leave as IPv6.
+    growing: HashSet<Tuple>,
     load: (u32, u32),
     walk: bool,
 }
@@ -101,11 +109,13 @@ impl<D: Datapath> Agent<D> {
             sessions: HashMap::new(),
             unpaired: HashSet::new(),
             retired: BTreeSet::new(),
+            nat64: Vec::new(),
             timeline: Timeline::default(),
             effects: Vec::new(),
             alarms: BTreeSet::new(),
             active: HashSet::new(),
             holders: HashMap::new(),
+            growing: HashSet::new(),
             load: (0, 0),
             walk: false,
         }
@@ -134,6 +144,7 @@ impl<D: Datapath> Agent<D> {
     /// Ten times a second: new connections, suspects that have recovered, timeouts to restore.
     pub fn tick(&mut self, now: Timestamp) {
         self.take_opened();
+        self.try_other_families(now);
         let watched: Vec<Tuple> = self
             .sessions
             .values()

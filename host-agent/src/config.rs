@@ -8,6 +8,8 @@ use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
+use crate::nat64::{Nat64Prefix, NotNat64};
+
 /// Where the file is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/mobility/host-agent.toml";
 
@@ -46,6 +48,8 @@ pub struct Config {
     pub agent_mark: u32,
     /// Mobility servers this agent may use, as URLs.
     pub servers: Vec<String>,
+    /// Under which IPv6 prefixes a NAT64 may make IPv4 reachable.
+    pub nat64_prefixes: Vec<String>,
     /// Least level that is logged: error, warn, info, debug or trace; or a filter per module.
     pub log: String,
     /// `text` or `json`.
@@ -142,6 +146,7 @@ impl Default for Config {
             mark: 0x0040_0000,
             agent_mark: 0x0100_0000,
             servers: Vec::new(),
+            nat64_prefixes: vec!["64:ff9b::/96".into()],
             log: "info".into(),
             log_format: LogFormat::Text,
             metrics: None,
@@ -285,6 +290,7 @@ impl Config {
             }
         }
         self.offers()?;
+        self.nat64()?;
         Ok(())
     }
 
@@ -300,6 +306,17 @@ impl Config {
                 Ok((all, parsed))
             }
         }
+    }
+
+    /// The prefixes under which IPv4 is reached over IPv6.
+    pub fn nat64(&self) -> Result<Vec<Nat64Prefix>, ConfigError> {
+        let prefixes = self.nat64_prefixes.iter().map(|text| text.parse());
+        prefixes
+            .collect::<Result<_, _>>()
+            .map_err(|error: NotNat64| ConfigError::Value {
+                key: "nat64_prefixes",
+                error: error.to_string(),
+            })
     }
 
     /// What the state machine is told of all this.

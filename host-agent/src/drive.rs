@@ -62,7 +62,8 @@ pub struct Driver {
         mpsc::Receiver<std::net::SocketAddr>,
     ),
     clock: Clock,
-    mtu: u32,
+    /// What the routes to the parking device say: for IPv4, for IPv6.
+    mtu: (u32, u32),
 }
 
 /// Runs the agent until it is told to stop. Nothing of what it set up is taken down: connections live on, and
@@ -103,13 +104,14 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
     let event_fd: OwnedFd = datapath.event_fd().context("cannot wait for the data path")?;
     // SAFETY: the descriptor is owned, nobody closes it but `AsyncFd`.
     let event_fd = unsafe { AsyncFd::register(event_fd) }.map_err(|error| error.into_parts().1)?;
-    let agent = Agent::new(
+    let mut agent = Agent::new(
         datapath,
         config.policy(),
         parking.ifindex,
         Pairs::new(store),
         WirePorts::new(config.wire_ports),
     );
+    agent.nat64 = config.nat64()?;
     let (facts, facts_receiver) = channel::channel(Arc::new(local_facts(&config)));
     let agent_id = credentials.identity().agent_id().to_string();
     let (credentials_sender, credentials) = channel::channel(credentials);
@@ -120,7 +122,7 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
         pair_events: mpsc::channel(64),
         later: mpsc::channel(64),
         clock: Clock::start(),
-        mtu: 0,
+        mtu: (0, 0),
         agent,
         config,
     };
@@ -300,16 +302,6 @@ impl Driver {
             events
                 .into_iter()
                 .for_each(|event| self.agent.network_changed(event, now));
-        }
-        // So that a move to a path like this one need not change the route first.
-        let mtu = self
-            .agent
-            .network
-            .usable()
-            .filter_map(|(_, ifindex)| self.agent.network.mtu(ifindex))
-            .next();
-        if let Some(mtu) = mtu {
-            self.tell_mtu(mtu).await;
         }
         self.agent.adopt(retired, now);
         // What was lost while no agent ran.

@@ -13,6 +13,7 @@ pub mod control;
 pub mod doctor;
 pub mod drive;
 pub mod metrics;
+pub mod nat64;
 pub mod network;
 pub mod pairs;
 pub mod ports;

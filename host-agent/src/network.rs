@@ -81,6 +81,14 @@ impl Network {
         self.links.get(&ifindex).map(|link| link.mtu)
     }
 
+    /// The smallest MTU of the devices that have usable addresses, in bytes.
+    pub fn smallest_mtu(&self) -> Option<u32> {
+        self.usable
+            .values()
+            .filter_map(|ifindex| self.mtu(*ifindex))
+            .min()
+    }
+
     /// The name of a device.
     pub fn name(&self, ifindex: u32) -> Option<&str> {
         self.links.get(&ifindex).map(|link| link.name.as_str())

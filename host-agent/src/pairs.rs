@@ -177,6 +177,12 @@ impl Pairs {
         found
     }
 
+    /// The exchange from which a connection has its keys.
+    pub fn under(&self, pair_id: uuid::Uuid, epoch: u32) -> Option<&Pair> {
+        let mut pairs = self.store.by_pair_id(&pair_id)?.pairs();
+        pairs.find(|pair| pair.epoch == epoch)
+    }
+
     /// Every pair's newest exchange.
     pub fn all(&self) -> impl Iterator<Item = &Pair> {
         self.store.iter().map(|epochs| epochs.current())

@@ -86,6 +86,8 @@ pub struct Managed {
     pub held_reset: Option<HeldReset>,
     /// When its machine wants to be woken.
     pub alarm: Option<Timestamp>,
+    /// When the other family is tried too.
+    pub other_family_at: Option<Timestamp>,
     /// Everything but its keys is released.
     pub released: bool,
 }
@@ -181,6 +183,7 @@ impl Managed {
             last_outage: None,
             held_reset: None,
             alarm: None,
+            other_family_at: None,
             released: false,
         }
     }
@@ -224,6 +227,11 @@ impl Managed {
                 || self.machine.is_parked()
                 || !self.machine.attempts().is_empty()
                 || !self.machine.answered().is_empty())
+    }
+
+    /// Whether what its socket sends may get a longer header.
+    pub fn grows(&self) -> bool {
+        self.identity.is_ipv4() && self.wanted_tuples().keys().any(|tuple| !tuple.is_ipv4())
     }
 
     /// The tuples on which its segments may arrive, with the attempt of each.

@@ -57,6 +57,7 @@ fn a_value_of_the_wrong_type_is_refused_by_key() {
         ("table = -3", "table"),
         ("device = 5", "device"),
         ("servers = \"https://one\"", "servers"),
+        ("nat64_prefixes = [\"64:ff9b::/95\"]", "nat64_prefixes"),
         ("log_format = \"xml\"", "log_format"),
         ("metrics = \"9100\"", "metrics"),
         ("timeouts = 5", "timeouts"),

@@ -158,15 +158,16 @@ impl Parking {
         ignore_existing(request.execute().await).map_err(netlink("cannot add a routing rule"))
     }
 
-    /// Points the table at the device, with the smallest MTU of the paths behind it.
-    pub async fn set_mtu(&self, mtu: Option<u32>) -> Result<(), ParkingError> {
+    /// Points the table at the device, with the MTUs that segments may have there: IPv4's and IPv6's, in bytes.
+    pub async fn set_mtu(&self, mtus: Option<(u32, u32)>) -> Result<(), ParkingError> {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = RouteMessageBuilder::<IpAddr>::new()
                 .table_id(self.options.table)
                 .output_interface(self.ifindex)
                 .build();
             message.header.address_family = family;
-            if let Some(mtu) = mtu {
+            if let Some((v4, v6)) = mtus {
+                let mtu = if family == AddressFamily::Inet { v4 } else { v6 };
                 message
                     .attributes
                     .push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));

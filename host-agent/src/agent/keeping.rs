@@ -76,6 +76,7 @@ impl<D: Datapath> Agent<D> {
         let next = managed.machine.next_alarm().map(|(at, _)| at);
         let before = std::mem::replace(&mut managed.alarm, next);
         let active = managed.is_active();
+        let grows = active && managed.grows();
         if before != next {
             before.map(|at| self.alarms.remove(&(at, identity)));
             self.alarms.extend(next.map(|at| (at, identity)));
@@ -84,6 +85,10 @@ impl<D: Datapath> Agent<D> {
             self.active.insert(identity)
         } else {
             self.active.remove(&identity)
+        };
+        match grows {
+            true => self.growing.insert(identity),
+            false => self.growing.remove(&identity),
         };
         self.update_load();
     }
@@ -138,6 +143,7 @@ impl<D: Datapath> Agent<D> {
         self.datapath.remove_session(&identity);
         managed.alarm.map(|at| self.alarms.remove(&(at, identity)));
         self.active.remove(&identity);
+        self.growing.remove(&identity);
         self.update_load();
     }
 

@@ -120,11 +120,11 @@ impl<D: Datapath> Agent<D> {
                     && managed.machine.is_parked()
                     && !match managed.machine.state() {
                         migration::State::Closed => managed.paths.keys().any(|from| usable(from.address)),
-                        _ => managed
-                            .machine
-                            .attempts()
-                            .iter()
-                            .any(|attempt| usable(attempt.from.address)),
+                        // One in the other family does not keep the first choice from being tried.
+                        _ => managed.machine.attempts().iter().any(|attempt| {
+                            let family = managed.machine.wire().remote.address.is_ipv4();
+                            attempt.from.address.is_ipv4() == family && usable(attempt.from.address)
+                        }),
                     }
             })
             .map(|managed| managed.identity)
@@ -133,6 +133,28 @@ impl<D: Datapath> Agent<D> {
 
     /// Starts an attempt from a way out that was found, at `peer` or where the peer was last.
     pub fn try_way_out(&mut self, identity: Tuple, way: WayOut, peer: Option<Endpoint>, now: Timestamp) {
+        let Some(managed) = self.sessions.get(&identity) else {
+            return;
+        };
+        match peer {
+            Some(peer) => self.try_to(identity, way, vec![peer], true, now),
+            None => {
+                let last = managed.machine.wire().remote;
+                self.try_to(identity, way, vec![last], false, now);
+                self.other_family_later(identity, now);
+            }
+        }
+    }
+
+    /// Starts an attempt at endpoints of the peer, one after another. `command`: on somebody's word.
+    pub fn try_to(
+        &mut self,
+        identity: Tuple,
+        way: WayOut,
+        candidates: Vec<Endpoint>,
+        command: bool,
+        now: Timestamp,
+    ) {
         let Some(managed) = self
             .sessions
             .get_mut(&identity)
@@ -155,22 +177,19 @@ impl<D: Datapath> Agent<D> {
         managed.paths.insert(local, way.path);
         managed.usable_at.get_or_insert(now);
         let (tcp, random) = (snapshot(&tcp), rand::random());
-        let event = match peer {
-            Some(peer) => Event::MigrateCommand {
+        let event = match (command, candidates.first()) {
+            (true, Some(&peer)) => Event::MigrateCommand {
                 local,
                 peer,
                 tcp,
                 random,
             },
-            None => {
-                let candidates = vec![managed.machine.wire().remote];
-                Event::AddressUsable {
-                    local,
-                    candidates,
-                    tcp,
-                    random,
-                }
-            }
+            _ => Event::AddressUsable {
+                local,
+                candidates,
+                tcp,
+                random,
+            },
         };
         self.advance(identity, event, now);
         let Some(managed) = self.sessions.get_mut(&identity) else {

@@ -2,9 +2,13 @@
 
 use super::*;
 
+/// An IPv6 header is longer than an IPv4 header, in bytes.
+const FAMILY_DIFFERENCE: u32 = 20;
+
 impl Driver {
     pub(super) async fn carry_out(&mut self) {
         loop {
+            self.tell_mtu().await;
             let mut effects = std::mem::take(&mut self.agent.effects);
             if effects.is_empty() {
                 return;
@@ -51,6 +55,9 @@ impl Driver {
             Effect::FindWayOut(identity) => {
                 self.find_ways_out(vec![identity], None, None).await;
             }
+            Effect::FindOtherWay(identity) => {
+                self.find_other_way(identity).await;
+            }
             Effect::Dial(peer) => self.dial_unless_paired(peer),
             Effect::DialLater(peer) => {
                 let sender = self.later.0.clone();
@@ -90,7 +97,10 @@ impl Driver {
                     way
                 }
             };
-            let Some(way) = way else { continue };
+            let Some(way) = way else {
+                begun += usize::from(to.is_none() && self.find_other_way(identity).await);
+                continue;
+            };
             let now = self.clock.now();
             self.agent.try_way_out(identity, way, to, now);
             begun += 1;
@@ -102,15 +112,43 @@ impl Driver {
         begun
     }
 
+    /// One attempt in the family that the wire tuple does not have, at every place of the peer that the same way out
+    /// leads to. Whether one was begun.
+    async fn find_other_way(&mut self, identity: Tuple) -> bool {
+        let mut found: Option<(WayOut, Vec<Endpoint>)> = None;
+        for place in self.agent.other_places(identity) {
+            let address = place.endpoint.address;
+            if self.agent.attempts_in(identity, address.is_ipv4()) {
+                return false;
+            }
+            let Some(way) = self.way_to(address, None).await else {
+                continue;
+            };
+            if place.on_link_only && way.path.next_hop != Some(address) {
+                continue;
+            }
+            match &mut found {
+                None => found = Some((way, vec![place.endpoint])),
+                Some((first, places)) if *first == way => places.push(place.endpoint),
+                Some(_) => {}
+            }
+        }
+        let Some((way, places)) = found else { return false };
+        let now = self.clock.now();
+        self.agent.try_to(identity, way, places, false, now);
+        true
+    }
+
     pub(super) async fn way_to(&mut self, peer: IpAddr, from: Option<IpAddr>) -> Option<WayOut> {
+        if from.is_some_and(|from| from.is_ipv4() != peer.is_ipv4()) {
+            return None;
+        }
         let from_device = from.and_then(|from| self.agent.network.device_of(from));
         let route = self.parking.route_to(peer, from, from_device).await?;
         let source = from.or(route.source)?;
         if self.agent.network.device_of(source) != Some(route.ifindex) {
             return None;
         }
-        let mtu = self.agent.network.mtu(route.ifindex).unwrap_or(1500);
-        self.tell_mtu(mtu).await;
         let next_hop = Some(route.gateway.unwrap_or(peer));
         Some(WayOut {
             source,
@@ -121,13 +159,19 @@ impl Driver {
         })
     }
 
-    /// The route to the parking device has the MTU of the path behind it.
-    pub(super) async fn tell_mtu(&mut self, mtu: u32) {
-        if mtu == self.mtu {
+    /// The routes to the parking device have the smallest MTU of the devices behind it, less what an IPv4 segment
+    /// grows by when it leaves as IPv6.
+    async fn tell_mtu(&mut self) {
+        let Some(mtu) = self.agent.network.smallest_mtu() else {
+            return;
+        };
+        let growth = if self.agent.grows() { FAMILY_DIFFERENCE } else { 0 };
+        let mtus = (mtu.saturating_sub(growth), mtu);
+        if mtus == self.mtu {
             return;
         }
-        self.mtu = mtu;
-        if let Err(error) = self.parking.set_mtu(Some(mtu)).await {
+        self.mtu = mtus;
+        if let Err(error) = self.parking.set_mtu(Some(mtus)).await {
             tracing::warn!(%error, mtu, "cannot tell the MTU of the new path");
         }
     }

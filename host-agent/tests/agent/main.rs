@@ -4,6 +4,7 @@
 
 mod adoption;
 mod endings;
+mod families;
 mod forgeries;
 mod handshake;
 mod keys;

@@ -120,6 +120,22 @@ static __always_inline u32 payload_length(struct __sk_buff *skb, const struct pa
 	return skb->len - p->l4 - p->header_length;
 }
 
+static __always_inline int rewrite_ports(struct __sk_buff *skb, const struct packet *p, int outgoing,
+					 const struct tuple *to)
+{
+	const struct tuple *from = &p->tuple;
+	__be16 old[2], ports[2];
+	s64 diff;
+
+	old[0] = outgoing ? from->local_port : from->remote_port;
+	old[1] = outgoing ? from->remote_port : from->local_port;
+	ports[0] = outgoing ? to->local_port : to->remote_port;
+	ports[1] = outgoing ? to->remote_port : to->local_port;
+	diff = bpf_csum_diff((void *)old, sizeof(old), (void *)ports, sizeof(ports), 0);
+	return !bpf_l4_csum_replace(skb, p->l4 + __builtin_offsetof(struct tcp_header, checksum), 0, diff, 0) &&
+	       !bpf_skb_store_bytes(skb, p->l4, ports, sizeof(ports), 0);
+}
+
 /* Writes the source and destination of `to` over those of the packet, which are of the same family, and
  * mends both checksums; right for partial checksums and GSO frames too. */
 static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p, int outgoing, const struct tuple *to)
@@ -129,19 +145,12 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 	const u8 *destination = outgoing ? to->remote : to->local;
 	const u8 *old_source = outgoing ? from->local : from->remote;
 	const u8 *old_destination = outgoing ? from->remote : from->local;
-	__be16 old_ports[2], ports[2];
 	__be32 old[8], new[8];
 	u32 checksum = p->l4 + __builtin_offsetof(struct tcp_header, checksum);
 	s64 diff;
 
-	old_ports[0] = outgoing ? from->local_port : from->remote_port;
-	old_ports[1] = outgoing ? from->remote_port : from->local_port;
-	ports[0] = outgoing ? to->local_port : to->remote_port;
-	ports[1] = outgoing ? to->remote_port : to->local_port;
-	diff = bpf_csum_diff((void *)old_ports, sizeof(old_ports), (void *)ports, sizeof(ports), 0);
-	if (bpf_l4_csum_replace(skb, checksum, 0, diff, 0) || bpf_skb_store_bytes(skb, p->l4, ports, sizeof(ports), 0))
+	if (!rewrite_ports(skb, p, outgoing, to))
 		return 0;
-
 	if (p->family == 4) {
 		old[0] = v4_of(old_source), old[1] = v4_of(old_destination);
 		new[0] = v4_of(source), new[1] = v4_of(destination);

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "handshake.h"
+#include "family.h"
 
 /* A segment that has its wire tuple already, on the way through the physical device's egress. */
 #define MARK_TRANSLATED 0x00800000
@@ -92,7 +93,7 @@ static __always_inline int send_out(struct __sk_buff *skb, struct packet *p)
 		bpf_spin_unlock(&state->lock);
 	}
 	source = bpf_map_lookup_elem(&sources, wire.local);
-	if (!source || !source->usable || (state && !path.ifindex) || !same_family(p, &wire)) {
+	if (!source || !source->usable || (state && !path.ifindex)) {
 		if (payload_length(skb, p))
 			remember(skb, p, 1);
 		count(COUNTER_PARKED);
@@ -104,7 +105,7 @@ static __always_inline int send_out(struct __sk_buff *skb, struct packet *p)
 		path.ifindex = source->ifindex;
 		return leave(skb, &path);
 	}
-	if (!rewrite(skb, p, 1, &wire))
+	if (!translate(skb, p, 1, &wire))
 		return TC_ACT_SHOT;
 	count(COUNTER_TRANSLATED_OUT);
 	return leave(skb, &path);
@@ -272,7 +273,7 @@ static __always_inline int arrive(struct __sk_buff *skb, struct packet *p, struc
 			bpf_ringbuf_submit(event, 0);
 		}
 	}
-	if (!same_family(p, &identity) || !rewrite(skb, p, 0, &identity))
+	if (!translate(skb, p, 0, &identity))
 		return TC_ACT_SHOT;
 	count(COUNTER_TRANSLATED_IN);
 	return hand_in(skb, l2, c);

@@ -136,9 +136,6 @@ impl FakeDatapath {
                 ack: segment.ack,
             });
         }
-        if wire.is_ipv4() != identity.is_ipv4() {
-            return Verdict::Dropped;
-        }
         self.count("translated_in");
         let translated = Segment {
             source: identity.remote,

@@ -53,8 +53,7 @@ impl FakeDatapath {
             .copied()
             .filter(|source| source.usable);
         let no_way = state.is_some_and(|state| state.path.ifindex == 0);
-        let other_family = wire.is_ipv4() != identity.is_ipv4();
-        let Some(source) = source.filter(|_| !no_way && !other_family) else {
+        let Some(source) = source.filter(|_| !no_way) else {
             self.remember(segment, true);
             self.count("parked");
             return Departure::Parked;

@@ -84,8 +84,9 @@ fn what_is_set_up_is_found_again_and_cleaned_up_to_the_last_rule() {
             // New connections to a kept address are the next owner's; replies leave by the device.
             let route = parking.route_to(address("10.77.0.2"), None, None).await.unwrap();
             assert_eq!((route.gateway, route.source), (None, Some(address("10.77.0.1"))));
-            parking.set_mtu(Some(1400)).await.unwrap();
-            assert!(ip("-4 route show table 7801").contains("mtu 1400"));
+            parking.set_mtu(Some((1380, 1400))).await.unwrap();
+            assert!(ip("-4 route show table 7801").contains("mtu 1380"));
+            assert!(ip("-6 route show table 7801").contains("mtu 1400"));
 
             again.release(lost[0]).await.unwrap();
             assert_eq!(again.retired().await, lost[1..]);

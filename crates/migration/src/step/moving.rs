@@ -77,7 +77,9 @@ impl Turn {
         }
         let mut candidates: Vec<Candidate> = Vec::with_capacity(to.len());
         for to in to {
-            let fits = candidates.len() < self.m.policy.max_candidates;
+            // A segment has one family.
+            let fits = to.address.is_ipv4() == local.address.is_ipv4()
+                && candidates.len() < self.m.policy.max_candidates;
             if fits && candidates.iter().all(|known| known.to != to) {
                 candidates.push(Candidate::new(to));
             }

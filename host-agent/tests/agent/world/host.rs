@@ -262,6 +262,7 @@ impl Host {
                     .for_each(|identity| self.find_way_out(identity, now));
             }
             Effect::FindWayOut(identity) => self.find_way_out(identity, now),
+            Effect::FindOtherWay(identity) => self.find_other_way(identity, now),
             Effect::Dial(peer) => self.dial_at.push((now, peer)),
             Effect::DialLater(peer) => self.dial_at.push((now + DIAL_LATER, peer)),
             Effect::Attach { .. } | Effect::UpdateFacts => {}
@@ -278,9 +279,26 @@ impl Host {
             .devices
             .iter()
             .find(|(address, _)| address.is_ipv4() == peer.is_ipv4());
-        let Some((&source, &ifindex)) = way else { return };
+        let Some((&source, &ifindex)) = way else {
+            return self.find_other_way(identity, now);
+        };
         self.agent
             .try_way_out(identity, way_out(source, ifindex, peer), None, now);
+    }
+
+    /// One attempt in the other family, by its first address, at the peer's likeliest place.
+    fn find_other_way(&mut self, identity: Tuple, now: Timestamp) {
+        let Some(place) = self.agent.other_places(identity).first().copied() else {
+            return;
+        };
+        let peer = place.endpoint.address;
+        let mut devices = self.devices.iter();
+        let way = devices.find(|(address, _)| address.is_ipv4() == peer.is_ipv4());
+        let Some((&source, &ifindex)) = way else { return };
+        if !self.agent.attempts_in(identity, peer.is_ipv4()) {
+            let way = way_out(source, ifindex, peer);
+            self.agent.try_to(identity, way, vec![place.endpoint], false, now);
+        }
     }
 
     /// As the user's command: from one address, to the peer's last endpoint or another.
