@@ -101,3 +101,133 @@ static __always_inline int translate(struct __sk_buff *skb, const struct packet 
 {
 	return same_family(p, to) ? rewrite(skb, p, outgoing, to) : cross(skb, p, outgoing, to);
 }
+
+struct quotation {
+	u8 type;
+	u8 code;
+	__be16 checksum;
+	/* IPv6: the MTU; IPv4: its lower half is. */
+	__be32 detail;
+};
+
+/* Which error of the other family says the same (RFC 7915, 4.2 and 5.2). The MTU is told less or more by what
+ * headers differ. False: none does. */
+static __always_inline int error_for_v4(struct quotation *q)
+{
+	u32 mtu = bpf_ntohl(q->detail);
+	u8 code = q->code;
+
+	q->detail = 0;
+	switch (q->type) {
+	case ICMP6_UNREACHABLE:
+		q->type = ICMP4_UNREACHABLE;
+		q->code = code == 1 ? 10 : code == 4 ? 3 : 1;
+		return 1;
+	case ICMP6_TOO_BIG:
+		q->type = ICMP4_UNREACHABLE;
+		q->code = 4;
+		mtu = mtu > 0xffff ? 0xffff : mtu;
+		q->detail = bpf_htonl(mtu > FAMILY_DIFFERENCE ? mtu - FAMILY_DIFFERENCE : 0);
+		return 1;
+	case ICMP6_TIME_EXCEEDED:
+		q->type = ICMP4_TIME_EXCEEDED;
+		return 1;
+	case ICMP6_PARAMETER:
+		q->type = ICMP4_UNREACHABLE;
+		q->code = 2;
+		return code == 1;
+	}
+	return 0;
+}
+
+static __always_inline int error_for_v6(struct quotation *q)
+{
+	u32 mtu = bpf_ntohl(q->detail) & 0xffff;
+	u8 code = q->code;
+
+	q->detail = 0;
+	if (q->type == ICMP4_TIME_EXCEEDED) {
+		q->type = ICMP6_TIME_EXCEEDED;
+		return 1;
+	}
+	if (q->type != ICMP4_UNREACHABLE)
+		return 0;
+	if (code == 4) {
+		/* A router of before RFC 1191 tells none: what every IPv6 path takes is small enough. */
+		q->type = ICMP6_TOO_BIG;
+		q->code = 0;
+		q->detail = bpf_htonl(mtu ? mtu + FAMILY_DIFFERENCE : 1280);
+		return 1;
+	}
+	q->type = ICMP6_UNREACHABLE;
+	q->code = code == 3 ? 4 : code == 9 || code == 10 || code == 13 ? 1 : 0;
+	return code != 2;
+}
+
+/* What an error looks like in the family of the sockets: IP header, ICMP header, quoted IP header, ports and
+ * sequence number. */
+struct error_v4 {
+	struct ipv4_header ip;
+	struct quotation icmp;
+	struct ipv4_header quoted;
+	u8 tcp[QUOTED_BYTES];
+};
+
+struct error_v6 {
+	struct ipv6_header ip;
+	struct quotation icmp;
+	struct ipv6_header quoted;
+	u8 tcp[QUOTED_BYTES];
+};
+
+/* An ICMP error about a segment of ours, in the family of the wire, becomes one about the segment that the socket
+ * knows, in its own family. Who sent it is of no matter to the socket: it comes from the other end. `quoted_at`,
+ * `tcp_at`: where the quoted IP header and TCP header begin. False: it has no counterpart. */
+static __always_inline int cross_error(struct __sk_buff *skb, const struct packet *p, u32 quoted_at, u32 tcp_at,
+				       const struct tuple *identity)
+{
+	union {
+		struct error_v4 v4;
+		struct error_v6 v6;
+	} to = {};
+	struct quotation icmp;
+	u8 tcp[QUOTED_BYTES];
+	u8 length[4];
+	u32 size;
+
+	if (bpf_skb_load_bytes(skb, p->l4, &icmp, sizeof(icmp)) || bpf_skb_load_bytes(skb, tcp_at, tcp, sizeof(tcp)))
+		return 0;
+	__builtin_memcpy(tcp, &identity->local_port, 2);
+	__builtin_memcpy(tcp + 2, &identity->remote_port, 2);
+	icmp.checksum = 0;
+	/* The quoted length is the segment's own, as the other header would have told it. */
+	if (bpf_skb_load_bytes(skb, quoted_at + (p->family == 4 ? 2 : 4), length, 2))
+		return 0;
+	size = (u32)length[0] << 8 | length[1];
+	if (p->family == 6) {
+		if (!error_for_v4(&icmp))
+			return 0;
+		v4_header(&to.v4.quoted, 0, size + sizeof(to.v4.quoted), 64, IPPROTO_TCP, identity->local, identity->remote);
+		v4_header(&to.v4.ip, 0, sizeof(to.v4), 64, IPPROTO_ICMP, identity->remote, identity->local);
+		to.v4.icmp = icmp;
+		__builtin_memcpy(to.v4.tcp, tcp, sizeof(tcp));
+		to.v4.icmp.checksum =
+			folded(bpf_csum_diff(NULL, 0, (void *)&to.v4.icmp, sizeof(to.v4) - sizeof(to.v4.ip), 0));
+		return !bpf_skb_change_tail(skb, p->l3 + sizeof(to.v4) + FAMILY_DIFFERENCE, 0) &&
+		       change_family(skb, p->l3, bpf_htons(ETH_P_IP)) &&
+		       !bpf_skb_store_bytes(skb, p->l3, &to.v4, sizeof(to.v4), BPF_F_RECOMPUTE_CSUM);
+	}
+	if (!error_for_v6(&icmp))
+		return 0;
+	v6_header(&to.v6.quoted, 0, size - sizeof(struct ipv4_header), 64, IPPROTO_TCP, identity->local, identity->remote);
+	/* The pseudo header has addresses, length and protocol where the finished header has more. */
+	v6_header(&to.v6.ip, 0, sizeof(to.v6) - sizeof(to.v6.ip), 0, 0, identity->remote, identity->local);
+	to.v6.ip.flow = bpf_htonl(IPPROTO_ICMPV6);
+	to.v6.icmp = icmp;
+	__builtin_memcpy(to.v6.tcp, tcp, sizeof(tcp));
+	to.v6.icmp.checksum = folded(bpf_csum_diff(NULL, 0, (void *)&to.v6, sizeof(to.v6), 0));
+	v6_header(&to.v6.ip, 0, sizeof(to.v6) - sizeof(to.v6.ip), 64, IPPROTO_ICMPV6, identity->remote, identity->local);
+	return !bpf_skb_change_tail(skb, p->l3 + sizeof(to.v6) - FAMILY_DIFFERENCE, 0) &&
+	       change_family(skb, p->l3, bpf_htons(ETH_P_IPV6)) &&
+	       !bpf_skb_store_bytes(skb, p->l3, &to.v6, sizeof(to.v6), BPF_F_RECOMPUTE_CSUM);
+}

@@ -321,8 +321,12 @@ static __always_inline int translate_error(struct __sk_buff *skb, struct packet 
 	identity = arrival->identity;
 	new_ports[0] = identity.local_port;
 	new_ports[1] = identity.remote_port;
-	if ((p->family == 4) != is_mapped(identity.remote))
-		return TC_ACT_SHOT;
+	if (!same_family(p, &identity)) {
+		if (!cross_error(skb, p, inner, quoted.l4, &identity))
+			return TC_ACT_SHOT;
+		count(COUNTER_ICMP_TRANSLATED);
+		return hand_in(skb, l2, c);
+	}
 	if (p->family == 4) {
 		__be32 quoted_addresses[2], outer;
 
