@@ -6,10 +6,13 @@
 
 mod adopting;
 mod hearing;
+mod heartbeat;
 mod keeping;
 mod moving;
 mod pairing;
 mod places;
+mod repairing;
+mod talking;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +22,8 @@ use migration::{Event, Policy, TcpSnapshot, TcpState, Timestamp, step};
 use wire::keys::Role;
 use wire::tuple::Tuple;
 
+pub use self::heartbeat::Lines;
+use crate::config::Heartbeat;
 use crate::nat64::Nat64Prefix;
 use crate::network::{Network, NetworkEvent};
 use crate::pairs::{PairEvent, Pairs};
@@ -45,6 +50,10 @@ pub enum Effect {
     FindWayOut(Tuple),
     /// Give one connection an endpoint in the other family.
     FindOtherWay(Tuple),
+    /// Give each of these connections a fresh endpoint.
+    FindWaysOutOf(Vec<Tuple>),
+    /// Run an exchange with an agent whose keys are known, for the line that comes with it.
+    DialAgain(SocketAddr),
     /// Run a pair exchange with an agent.
     Dial(SocketAddr),
     /// Dial unless the peer has dialled first.
@@ -84,6 +93,10 @@ pub struct Agent<D> {
     pub nat64: Vec<Nat64Prefix>,
     /// What happened.
     pub timeline: Timeline,
+    /// How lines are watched.
+    pub heartbeat: Heartbeat,
+    /// The lines to peers' agents.
+    pub lines: Lines,
     /// To be carried out.
     pub effects: Vec<Effect>,
     alarms: BTreeSet<(Timestamp, Tuple)>,
@@ -111,6 +124,8 @@ impl<D: Datapath> Agent<D> {
             retired: BTreeSet::new(),
             nat64: Vec::new(),
             timeline: Timeline::default(),
+            heartbeat: Heartbeat::default(),
+            lines: Lines::default(),
             effects: Vec::new(),
             alarms: BTreeSet::new(),
             active: HashSet::new(),
@@ -156,6 +171,7 @@ impl<D: Datapath> Agent<D> {
         for identity in watched {
             self.look_at(identity, now);
         }
+        self.beat(now);
         self.unpaired
             .retain(|identity| self.datapath.connection(identity).is_some());
         // An exchange that failed is tried again, ever less often, while there is a connection that needs it.
@@ -221,7 +237,10 @@ impl<D: Datapath> Agent<D> {
             let idle = tcp.packets_out == 0 && tcp.probes_out == 0;
             if idle || tcp.snd_una != before.snd_una || tcp.rcv_nxt != before.rcv_nxt {
                 managed.suspected_at = None;
+                managed.suspect_since = None;
                 self.advance(identity, Event::Progress, now);
+            } else if !managed.machine.is_parked() {
+                self.still_suspect(identity, now);
             }
         }
     }

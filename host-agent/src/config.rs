@@ -58,6 +58,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// How patient the agent is.
     pub timeouts: Timeouts,
+    /// How it finds out that a path has died without a word.
+    pub heartbeat: Heartbeat,
 }
 
 /// Whose certificates are accepted.
@@ -117,6 +119,42 @@ pub struct Timeouts {
     pub heartbeat: f64,
 }
 
+/// The heartbeat between agents. All in seconds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Heartbeat {
+    /// Between two beats, while there are connections with the peer.
+    pub interval: f64,
+    /// How long one may stay unanswered.
+    pub timeout: f64,
+}
+
+impl Heartbeat {
+    /// Between two beats.
+    pub fn interval(&self) -> Duration {
+        Duration::from_secs_f64(self.interval)
+    }
+
+    /// How long one may stay unanswered.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.timeout)
+    }
+
+    /// How long it takes at most until the other end of a path that died has found out and says so.
+    pub fn notice(&self) -> Duration {
+        self.interval() + self.timeout() + Duration::from_secs(2)
+    }
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self {
+            interval: 3.0,
+            timeout: 2.0,
+        }
+    }
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
@@ -151,6 +189,7 @@ impl Default for Config {
             log_format: LogFormat::Text,
             metrics: None,
             timeouts: Timeouts::default(),
+            heartbeat: Heartbeat::default(),
         }
     }
 }
@@ -286,6 +325,17 @@ impl Config {
                 return value(
                     key,
                     format!("{seconds} is no number of seconds between 0 and a year"),
+                );
+            }
+        }
+        for (key, seconds) in [
+            ("heartbeat.interval", self.heartbeat.interval),
+            ("heartbeat.timeout", self.heartbeat.timeout),
+        ] {
+            if !(0.1..=86_400.0).contains(&seconds) {
+                return value(
+                    key,
+                    format!("{seconds} is no number of seconds between 0.1 and a day"),
                 );
             }
         }

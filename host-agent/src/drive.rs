@@ -22,7 +22,7 @@ use wire::tuple::{Endpoint, Tuple};
 use crate::agent::{Agent, Effect, WayOut};
 use crate::config::{Config, TrustSetting};
 use crate::control::{self, Answer, Call, Reply, Request};
-use crate::pairs::{self, PairEvent, Pairs};
+use crate::pairs::{self, Pairs, Told};
 use crate::ports::{self, WirePorts};
 use crate::status::About;
 use crate::{metrics, watch};
@@ -56,7 +56,7 @@ pub struct Driver {
     parking: Parking,
     credentials: channel::Sender<Credentials>,
     facts: channel::Sender<Arc<Local>>,
-    pair_events: (mpsc::Sender<PairEvent>, mpsc::Receiver<PairEvent>),
+    pair_events: (mpsc::Sender<Told>, mpsc::Receiver<Told>),
     later: (
         mpsc::Sender<std::net::SocketAddr>,
         mpsc::Receiver<std::net::SocketAddr>,
@@ -112,6 +112,7 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
         WirePorts::new(config.wire_ports),
     );
     agent.nat64 = config.nat64()?;
+    agent.heartbeat = config.heartbeat;
     let (facts, facts_receiver) = channel::channel(Arc::new(local_facts(&config)));
     let agent_id = credentials.identity().agent_id().to_string();
     let (credentials_sender, credentials) = channel::channel(credentials);
@@ -165,7 +166,13 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
                 let now = driver.clock.now();
                 driver.agent.timers(now);
             }
-            Some(event) = driver.pair_events.1.recv() => driver.agent.pair_event(event),
+            Some(told) = driver.pair_events.1.recv() => match told {
+                Told::Pair(event) => driver.agent.pair_event(event),
+                Told::Line(event) => {
+                    let now = driver.clock.now();
+                    driver.agent.line_event(event, now);
+                }
+            },
             Some(peer) = driver.later.1.recv() => driver.dial_unless_paired(peer),
             Some(call) = calls.recv() => driver.answer(call, &agent_id).await,
             _ = tick.tick() => {
@@ -261,7 +268,10 @@ fn local_facts(config: &Config) -> Local {
         direct_addresses: Vec::new(),
         peer_observed: None,
         servers: config.servers.clone(),
-        abilities: Abilities::default(),
+        abilities: Abilities::MIGRATE
+            .with(Abilities::RESET_QUESTIONS)
+            .with(Abilities::OBSERVED_TUPLES)
+            .with(Abilities::ENROL),
         sleep: SleepHint::default(),
         known: Default::default(),
     }

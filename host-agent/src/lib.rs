@@ -12,6 +12,7 @@ pub mod config;
 pub mod control;
 pub mod doctor;
 pub mod drive;
+pub mod lines;
 pub mod metrics;
 pub mod nat64;
 pub mod network;

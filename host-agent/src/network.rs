@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 
 /// What a change means. Past facts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,16 @@ pub enum NetworkEvent {
         /// The address.
         address: IpAddr,
     },
+    /// An address that can be used was given again: its lifetime begins anew.
+    AddressRenewed {
+        /// The address.
+        address: IpAddr,
+    },
+    /// A neighbour answers from another device: a router behind an unchanged address may be another one.
+    NeighbourChanged {
+        /// Its address.
+        address: IpAddr,
+    },
     /// Routes have changed: what had no way out may have one now.
     RoutesChanged,
 }
@@ -53,7 +64,12 @@ pub struct Network {
     links: HashMap<u32, Link>,
     addresses: HashMap<(u32, IpAddr), bool>,
     usable: BTreeMap<IpAddr, u32>,
+    /// Hardware addresses on the last hop.
+    neighbours: HashMap<(u32, IpAddr), Vec<u8>>,
 }
+
+/// How many neighbours are remembered; beyond it those of the first come.
+const MOST_NEIGHBOURS: usize = 1024;
 
 impl Network {
     /// `parking`: index of the parking device, whose addresses do not count.
@@ -63,6 +79,7 @@ impl Network {
             links: HashMap::new(),
             addresses: HashMap::new(),
             usable: BTreeMap::new(),
+            neighbours: HashMap::new(),
         }
     }
 
@@ -104,7 +121,15 @@ impl Network {
                 self.addresses
                     .retain(|(ifindex, _), _| *ifindex != link.header.index);
             }
-            RouteNetlinkMessage::NewAddress(address) => self.address_changed(address),
+            RouteNetlinkMessage::NewAddress(address) => {
+                let again = address_of(address).filter(|ip| self.usable.contains_key(ip));
+                events.extend(again.map(|address| NetworkEvent::AddressRenewed { address }));
+                self.address_changed(address);
+            }
+            RouteNetlinkMessage::NewNeighbour(neighbour) => {
+                events.extend(self.neighbour_changed(neighbour));
+                return events;
+            }
             RouteNetlinkMessage::DelAddress(address) => {
                 if let Some(ip) = address_of(address) {
                     self.addresses.remove(&(address.header.index, ip));
@@ -158,6 +183,26 @@ impl Network {
                     if flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed))
             });
         self.addresses.insert((message.header.index, ip), !tentative);
+    }
+
+    fn neighbour_changed(&mut self, message: &NeighbourMessage) -> Option<NetworkEvent> {
+        let mut place = None;
+        let mut hardware = None;
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => place = Some(IpAddr::V4(*v4)),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => place = Some(IpAddr::V6(*v6)),
+                NeighbourAttribute::LinkLayerAddress(bytes) => hardware = Some(bytes.clone()),
+                _ => {}
+            }
+        }
+        let (address, hardware) = (place?, hardware.filter(|bytes| !bytes.is_empty())?);
+        let place = (message.header.ifindex, address);
+        if self.neighbours.len() >= MOST_NEIGHBOURS && !self.neighbours.contains_key(&place) {
+            return None;
+        }
+        let before = self.neighbours.insert(place, hardware.clone())?;
+        (before != hardware).then_some(NetworkEvent::NeighbourChanged { address })
     }
 
     fn compare(&mut self, events: &mut Vec<NetworkEvent>) {

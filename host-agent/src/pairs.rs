@@ -2,16 +2,21 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use identity::{Credentials, ExchangeError, Local, Pair, PairStore};
+use identity::{Credentials, Local, Pair, PairStore, Session};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
+use uuid::Uuid;
 use wire::tuple::Endpoint;
+
+use crate::lines::{self, Line, LineEvent};
 
 /// Exchanges that run at once; more wait in the listen queue.
 const MAX_EXCHANGES: usize = 64;
+/// Of those, from one IPv4 address or one IPv6 /64.
+const MAX_FROM_ONE_ADDRESS: usize = 8;
 /// How long an exchange may take.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -33,6 +38,21 @@ pub enum PairEvent {
     },
 }
 
+/// What the tasks beside the loop tell it.
+#[derive(Debug)]
+pub enum Told {
+    /// Of an exchange.
+    Pair(PairEvent),
+    /// Of a line.
+    Line(LineEvent),
+}
+
+impl From<LineEvent> for Told {
+    fn from(event: LineEvent) -> Self {
+        Self::Line(event)
+    }
+}
+
 /// What is told in every exchange; kept up to date by the driver.
 pub type Facts = watch::Receiver<Arc<Local>>;
 
@@ -41,9 +61,10 @@ pub async fn listen(
     listener: TcpListener,
     credentials: watch::Receiver<Credentials>,
     facts: Facts,
-    events: mpsc::Sender<PairEvent>,
+    events: mpsc::Sender<Told>,
 ) {
     let slots = Arc::new(Semaphore::new(MAX_EXCHANGES));
+    let guests = Arc::new(Guests::default());
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else {
             return;
@@ -60,14 +81,19 @@ pub async fn listen(
                 continue;
             }
         };
+        let Some(guest) = Guests::enter(&guests, peer.ip()) else {
+            tracing::debug!(%peer, "refused: too many exchanges from this address are under way");
+            continue;
+        };
         let (credentials, events) = (credentials.borrow().clone(), events.clone());
         let local = facts_for(&facts, peer);
         tokio::spawn(async move {
-            let outcome = identity::accept(stream, &credentials, &local, LIMIT).await;
-            let _ = events
-                .send(told(outcome.map(|session| session.pair), peer, false))
-                .await;
-            drop(slot);
+            let here = local_address(&stream);
+            let outcome = identity::accept(stream, &credentials, &local, LIMIT)
+                .await
+                .map_err(|error| (error.reason(), error.to_string()));
+            drop((slot, guest));
+            tell(outcome, here, peer, false, events).await;
         });
     }
 }
@@ -78,30 +104,110 @@ pub async fn dial(
     mark: u32,
     credentials: Credentials,
     facts: Facts,
-    events: mpsc::Sender<PairEvent>,
+    events: mpsc::Sender<Told>,
 ) {
     let local = facts_for(&facts, peer);
+    let mut here = None;
     let outcome = async {
         let stream = tokio::time::timeout(LIMIT, connect(peer, mark))
             .await
             .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))
             .and_then(|result| result)
             .map_err(|error| ("unreachable", format!("the agent port does not answer: {error}")))?;
+        here = local_address(&stream);
         identity::dial(stream, &credentials, &local, LIMIT)
             .await
-            .map(|session| session.pair)
             .map_err(|error| (error.reason(), error.to_string()))
     };
-    let event = match outcome.await {
-        Ok(pair) => PairEvent::Agreed(Box::new(pair)),
-        Err((reason, detail)) => PairEvent::Failed {
-            peer,
-            dialled: true,
-            reason,
-            detail,
-        },
+    let outcome = outcome.await;
+    tell(outcome, here, peer, true, events).await;
+}
+
+/// Tells what became of an exchange, and carries its line from then on.
+async fn tell(
+    outcome: Result<Session<TcpStream>, (&'static str, String)>,
+    here: Option<IpAddr>,
+    peer: SocketAddr,
+    dialled: bool,
+    events: mpsc::Sender<Told>,
+) {
+    let Session { pair, channel } = match outcome {
+        Ok(session) => session,
+        Err((reason, detail)) => {
+            let failed = PairEvent::Failed {
+                peer,
+                dialled,
+                reason,
+                detail,
+            };
+            let _ = events.send(Told::Pair(failed)).await;
+            return;
+        }
     };
-    let _ = events.send(event).await;
+    let pair_id = pair.pair_id;
+    let agreed = Told::Pair(PairEvent::Agreed(Box::new(pair)));
+    if events.send(agreed).await.is_err() {
+        return;
+    }
+    if let Some(here) = here {
+        let (line, outgoing) = Line::new(dialled, here, peer);
+        lines::carry(channel, pair_id, line, outgoing, events).await;
+    }
+}
+
+fn local_address(stream: &TcpStream) -> Option<IpAddr> {
+    stream
+        .local_addr()
+        .ok()
+        .map(|address| address.ip().to_canonical())
+}
+
+/// Who has exchanges under way: silent strangers at one address must not keep everybody else waiting.
+#[derive(Default)]
+struct Guests(Mutex<HashMap<IpAddr, usize>>);
+
+/// One exchange; leaves when dropped.
+struct Guest {
+    guests: Arc<Guests>,
+    address: IpAddr,
+}
+
+impl Guests {
+    fn enter(guests: &Arc<Self>, address: IpAddr) -> Option<Guest> {
+        let address = neighbourhood(address);
+        let mut present = guests.0.lock().ok()?;
+        let count = present.entry(address).or_default();
+        if *count >= MAX_FROM_ONE_ADDRESS {
+            return None;
+        }
+        *count += 1;
+        Some(Guest {
+            guests: guests.clone(),
+            address,
+        })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let Ok(mut present) = self.guests.0.lock() else {
+            return;
+        };
+        if let Some(count) = present.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                present.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// An IPv4 address, or the network of an IPv6 address: a host there has 2^64 of them.
+fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
+    }
 }
 
 async fn connect(peer: SocketAddr, mark: u32) -> std::io::Result<TcpStream> {
@@ -119,18 +225,6 @@ fn facts_for(facts: &Facts, peer: SocketAddr) -> Local {
     let mut local = Local::clone(&facts.borrow());
     local.peer_observed = Some(Endpoint::from(peer));
     local
-}
-
-fn told(outcome: Result<Pair, ExchangeError>, peer: SocketAddr, dialled: bool) -> PairEvent {
-    match outcome {
-        Ok(pair) => PairEvent::Agreed(Box::new(pair)),
-        Err(error) => PairEvent::Failed {
-            peer,
-            dialled,
-            reason: error.reason(),
-            detail: error.to_string(),
-        },
-    }
 }
 
 /// The pairs that are known, and what is under way.
@@ -210,6 +304,16 @@ impl Pairs {
         self.dialled.insert((peer, agent_port), (now, tries + 1));
         self.under_way.insert((peer, agent_port));
         true
+    }
+
+    /// The newest exchange of a pair.
+    pub fn by_id(&self, pair_id: &Uuid) -> Option<&Pair> {
+        self.store.by_pair_id(pair_id).map(|epochs| epochs.current())
+    }
+
+    /// Whether an exchange with a peer may be begun whose keys are known: the line to it is to be opened again.
+    pub fn may_dial_again(&mut self, peer: SocketAddr) -> bool {
+        self.under_way.insert((peer.ip(), peer.port()))
     }
 
     /// No exchange with a peer at this address is under way any more.

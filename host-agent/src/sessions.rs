@@ -70,6 +70,14 @@ pub struct Managed {
     pub restoring: Option<Restoring>,
     /// Set while a kick has not shown an effect.
     pub stalled: Option<Stalled>,
+    /// The question to the peer's agent about a reset that is held.
+    pub question: Option<u64>,
+    /// Until then resets are dropped unasked.
+    pub quiet_until: Option<Timestamp>,
+    /// When it was last resumed because the path had changed.
+    pub repaired_at: Option<Timestamp>,
+    /// Since when it is suspect; in the future: the agents have talked about it.
+    pub suspect_since: Option<Timestamp>,
     /// What the socket said when it became suspect.
     pub suspected_at: Option<TcpState>,
     /// When it was detached, until it has resumed.
@@ -175,6 +183,10 @@ impl Managed {
             paths: HashMap::new(),
             restoring: None,
             stalled: None,
+            question: None,
+            quiet_until: None,
+            repaired_at: None,
+            suspect_since: None,
             suspected_at: None,
             detached_at: None,
             usable_at: None,

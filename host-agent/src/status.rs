@@ -94,6 +94,8 @@ pub struct PairRow {
     pub self_behind_napt: bool,
     /// Mobility servers that both may use.
     pub servers: Vec<String>,
+    /// Whether the line to its agent is open.
+    pub channel: bool,
 }
 
 /// What only the loop knows.
@@ -171,6 +173,7 @@ impl<D: Datapath> Agent<D> {
                 peer_behind_napt: pair.peer_behind_napt,
                 self_behind_napt: pair.self_behind_napt,
                 servers: pair.common_servers.clone(),
+                channel: self.lines.is_open(&pair.pair_id),
             })
             .collect();
         rows.sort_by(|a, b| a.peer.cmp(&b.peer));

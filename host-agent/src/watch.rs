@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 pub fn open() -> std::io::Result<(Handle, mpsc::UnboundedReceiver<RouteNetlinkMessage>)> {
     let (connection, handle, mut messages) = new_multicast_connection(&[
         MulticastGroup::Link,
+        MulticastGroup::Neigh,
         MulticastGroup::Ipv4Ifaddr,
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
@@ -43,6 +44,10 @@ pub async fn inventory(handle: &Handle) -> Result<Vec<RouteNetlinkMessage>, rtne
     let mut addresses = handle.address().get().execute();
     while let Some(address) = addresses.try_next().await? {
         found.push(RouteNetlinkMessage::NewAddress(address));
+    }
+    let mut neighbours = handle.neighbours().get().execute();
+    while let Some(neighbour) = neighbours.try_next().await? {
+        found.push(RouteNetlinkMessage::NewNeighbour(neighbour));
     }
     Ok(found)
 }

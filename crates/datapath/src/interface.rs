@@ -47,6 +47,9 @@ pub trait Datapath {
     fn connection(&self, identity: &Tuple) -> Option<Connection>;
     /// All of them.
     fn connections(&self) -> Vec<(Tuple, Connection)>;
+    /// Open connections of this network namespace, by their identity tuples, that are neither: they are older than the
+    /// data path, or their options got lost. A walk over all sockets: not for every day.
+    fn plain(&mut self) -> Vec<Tuple>;
     /// Lets the next connection with this agent be reported as its first again.
     fn forget_peer(&mut self, address: IpAddr, agent_port: u16);
 

@@ -38,6 +38,8 @@ pub struct SessionFlags {
     pub hold_reset: bool,
     /// Report changes of the socket's state.
     pub watch: bool,
+    /// The socket offered nothing when it was set up: its callbacks have to be switched on.
+    pub enrolled: bool,
 }
 
 /// A connection with keys, as it outlives the agent.
@@ -234,6 +236,7 @@ impl SessionFlags {
             | u32::from(self.raise) << 1
             | u32::from(self.hold_reset) << 2
             | u32::from(self.watch) << 3
+            | u32::from(self.enrolled) << 4
     }
 
     fn from_raw(flags: u32) -> Self {
@@ -242,6 +245,7 @@ impl SessionFlags {
             raise: flags & 2 != 0,
             hold_reset: flags & 4 != 0,
             watch: flags & 8 != 0,
+            enrolled: flags & 16 != 0,
         }
     }
 }

@@ -43,3 +43,13 @@ pub(crate) fn walk(link: &Link) -> Result<(), libbpf_rs::Error> {
     while iterator.read(&mut sink)? > 0 {}
     Ok(())
 }
+
+/// Runs an iterator program over every socket; what it wrote.
+pub(crate) fn list(link: &Link) -> Result<Vec<u8>, libbpf_rs::Error> {
+    let mut written = Vec::new();
+    let mut iterator = Iter::new(link)?;
+    iterator
+        .read_to_end(&mut written)
+        .map_err(libbpf_rs::Error::from)?;
+    Ok(written)
+}

@@ -29,6 +29,8 @@ const ALERT_LIMIT: Duration = Duration::from_millis(200);
 pub enum ChannelError {
     #[error("the peer closed the channel")]
     Closed,
+    #[error("a reset arrived: the peer, or something on the path, does not know the channel any more")]
+    Reset,
     #[error("the peer sent {got} of {expected} bytes of a message and no more")]
     HalfMessage { got: usize, expected: usize },
     #[error("the peer announced a message of {length} bytes; at most {MAX_FRAME} are accepted")]
@@ -46,6 +48,7 @@ impl ChannelError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Closed => "closed",
+            Self::Reset => "reset",
             Self::HalfMessage { .. } => "half_message",
             Self::Oversize { .. } => "oversize",
             Self::Malformed(_) => "malformed",
@@ -157,6 +160,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
                 Ok(0) => return Err(self.half()),
                 Ok(_) => {
                     self.began.get_or_insert_with(Instant::now);
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset && self.incoming.is_empty() => {
+                    return Err(ChannelError::Reset);
                 }
                 // An end without TLS's goodbye; data that was cut off shows as half a message.
                 Err(error) if is_gone(&error) => return Err(self.half()),

@@ -178,7 +178,7 @@ impl ExchangeError {
 
     pub(crate) fn from_channel(stage: Stage, error: ChannelError) -> Self {
         match error {
-            ChannelError::Closed => Self::Closed { stage },
+            ChannelError::Closed | ChannelError::Reset => Self::Closed { stage },
             ChannelError::HalfMessage { got, expected } => Self::HalfMessage { stage, got, expected },
             ChannelError::Oversize { length } => Self::Oversize { stage, length },
             ChannelError::Malformed(error) => Self::from_message(stage, error),

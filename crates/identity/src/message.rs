@@ -72,6 +72,13 @@ pub enum Message {
         /// As the sender sees it.
         tuple: Tuple,
     },
+    /// What the sender says on this connection is not acknowledged, though the agents hear each other.
+    Unheard {
+        /// Initial sequence number of the connection's initiator.
+        isn_initiator: u32,
+        /// Initial sequence number of its acceptor.
+        isn_acceptor: u32,
+    },
     /// Takes up a connection whose handshake carried no option.
     Enrol(Enrol),
     /// The sender no longer holds the keys of epochs up to this one; a new exchange is due.

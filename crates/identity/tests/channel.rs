@@ -48,6 +48,10 @@ async fn the_session_stays_a_channel_for_every_message_both_ways() {
             rcv_nxt: 12,
             random: EnrolSecret([5; 16]),
         }),
+        Message::Unheard {
+            isn_initiator: 6,
+            isn_acceptor: 7,
+        },
         Message::KeysLost { highest_epoch: 3 },
         Message::GoingToSleep {
             longest: Duration::from_secs(3600),

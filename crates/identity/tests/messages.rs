@@ -67,6 +67,10 @@ fn message() -> impl Strategy<Value = Message> {
                 })
             }
         ),
+        any::<[u32; 2]>().prop_map(|[isn_initiator, isn_acceptor]| Message::Unheard {
+            isn_initiator,
+            isn_acceptor
+        }),
         any::<u32>().prop_map(|highest_epoch| Message::KeysLost { highest_epoch }),
         any::<u32>().prop_map(|s| Message::GoingToSleep {
             longest: Duration::from_secs(s.into())

@@ -17,6 +17,9 @@ impl<D: Datapath> Agent<D> {
                     );
                 self.timeline.note(identity, "state", format!("{from} -> {to}"));
                 tracing::debug!(connection = %identity, %from, %to, "state");
+                if resumed {
+                    self.tell_observed(identity);
+                }
                 if resumed && let Some(managed) = self.sessions.get_mut(&identity) {
                     managed.moves += 1;
                     let outage = managed

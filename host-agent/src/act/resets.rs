@@ -4,6 +4,7 @@ use super::*;
 
 impl<D: Datapath> Agent<D> {
     pub(super) fn query(&mut self, identity: Tuple) {
+        self.ask_about_reset(identity);
         let Some(managed) = self.sessions.get(&identity) else {
             return;
         };

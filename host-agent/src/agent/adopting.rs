@@ -43,7 +43,8 @@ impl<D: Datapath> Agent<D> {
             if tcp.is_none() {
                 dead.push(identity);
             }
-            let mut managed = Managed::adopt(identity, &session, adopted, self.policy, now);
+            let policy = self.policy_with(&uuid::Uuid::from_bytes(session.pair_id));
+            let mut managed = Managed::adopt(identity, &session, adopted, policy, now);
             // A peer that knows less than we do still uses an older token.
             let numbers = session.req_stored.0.saturating_sub(64)..=session.req_stored.0;
             let keys = managed.keys().keys.clone();

@@ -66,7 +66,7 @@ impl<D: Datapath> Agent<D> {
                     self.sessions.get_mut(&identity),
                     self.datapath.read_tcp(&identity),
                 ) {
-                    managed.suspected_at = tcp;
+                    managed.suspected_at = managed.suspected_at.or(tcp);
                 }
                 self.advance(identity, Event::RetransmissionTimeout, now);
             }
@@ -131,13 +131,24 @@ impl<D: Datapath> Agent<D> {
                 self.answer_query(heard);
                 return;
             }
-            RequestType::Answer => Event::ResetAnswer(migration::ResetAnswer::NotMine),
+            RequestType::Answer => {
+                self.reset_answered(heard.identity, migration::ResetAnswer::NotMine, now);
+                return;
+            }
             RequestType::MigrateAck => return,
         };
         self.advance(heard.identity, event, now);
     }
 
     pub(super) fn reset_held(&mut self, identity: Tuple, seq: u32, ack: u32, flags: u8, now: Timestamp) {
+        let quiet = self
+            .sessions
+            .get(&identity)
+            .and_then(|managed| managed.quiet_until);
+        if quiet.is_some_and(|until| now < until) {
+            self.timeline.count("reset_ignored");
+            return;
+        }
         let Ok(Some(tcp)) = self.datapath.read_tcp(&identity) else {
             return;
         };

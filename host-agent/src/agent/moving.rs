@@ -25,12 +25,23 @@ impl<D: Datapath> Agent<D> {
             }
             NetworkEvent::AddressLost { address } => self.address_lost(address, now),
             NetworkEvent::AddressGained { address, ifindex } => self.address_gained(address, ifindex, now),
-            NetworkEvent::RoutesChanged => self.effects.push(Effect::FindWaysOut),
+            NetworkEvent::RoutesChanged => {
+                self.effects.push(Effect::FindWaysOut);
+                self.doubt_paths("routes have changed", now);
+            }
+            NetworkEvent::NeighbourChanged { address } => {
+                self.timeline.note("", "neighbour_changed", address.to_string());
+                self.doubt_paths("a neighbour has another hardware address", now);
+            }
+            NetworkEvent::AddressRenewed { address: _ } => {
+                self.doubt_paths("an address was given again", now);
+            }
         }
         self.walk_if_due();
     }
 
     pub(super) fn address_lost(&mut self, address: IpAddr, now: Timestamp) {
+        self.lines_lose(address, now);
         // First of all, nothing leaves from there any more.
         let concerned: Vec<Tuple> = self
             .sessions
@@ -105,6 +116,7 @@ impl<D: Datapath> Agent<D> {
             managed.usable_at.get_or_insert(now);
         }
         self.pairs.forgive();
+        self.lines_return(now);
         self.effects.push(Effect::UpdateFacts);
         self.effects.push(Effect::FindWaysOut);
     }

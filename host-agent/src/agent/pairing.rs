@@ -127,7 +127,8 @@ impl<D: Datapath> Agent<D> {
             }
             return;
         }
-        let managed = Managed::new(identity, connection.role, isns, candidates, self.policy);
+        let policy = self.policy_with(&candidates[0].pair_id);
+        let managed = Managed::new(identity, connection.role, isns, candidates, policy);
         self.hold(managed);
         self.timeline.count("enrolled");
         self.settle(identity);
@@ -135,6 +136,20 @@ impl<D: Datapath> Agent<D> {
             // It closed meanwhile, and nobody would tell.
             self.bury(identity);
         }
+    }
+
+    /// How patient with connections of a pair. A NAPT before the peer may have forgotten them and answer for it with
+    /// resets: those are held until the peer must have noticed.
+    pub(super) fn policy_with(&self, pair_id: &uuid::Uuid) -> Policy {
+        let mut policy = self.policy;
+        if self
+            .pairs
+            .by_id(pair_id)
+            .is_some_and(|pair| pair.peer_behind_napt)
+        {
+            policy.reset_deadline = policy.reset_deadline.max(self.heartbeat.notice());
+        }
+        policy
     }
 
     /// The keys that a connection with this peer may have: as many as a token's list has room for.

@@ -58,6 +58,14 @@ impl Driver {
             Effect::FindOtherWay(identity) => {
                 self.find_other_way(identity).await;
             }
+            Effect::FindWaysOutOf(connections) => {
+                self.find_ways_out(connections, None, None).await;
+            }
+            Effect::DialAgain(peer) => {
+                if self.agent.pairs.may_dial_again(peer) {
+                    self.dial(peer);
+                }
+            }
             Effect::Dial(peer) => self.dial_unless_paired(peer),
             Effect::DialLater(peer) => {
                 let sender = self.later.0.clone();

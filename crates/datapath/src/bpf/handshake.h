@@ -57,6 +57,18 @@ static __always_inline struct event *reserve(u32 kind)
 	return event;
 }
 
+/* Whether the agent is to hear of a suspect socket: at once, and again while it stays so. It may have taken the first
+ * report for a false alarm, or never have got it. */
+static __always_inline int newly_suspect(struct saved *memory)
+{
+	u32 now = (u32)(bpf_ktime_get_ns() >> 30) | 1;
+
+	if (memory->suspect == now)
+		return 0;
+	memory->suspect = now;
+	return 1;
+}
+
 /* Makes an attempt the connection's wire tuple if no later one is. */
 static __always_inline int commit(const struct tuple *identity, const struct tuple *wire, const struct path *path,
 				  u32 req_no)

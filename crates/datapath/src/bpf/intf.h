@@ -56,6 +56,8 @@ enum session_flag {
 	SESSION_HOLD_RESET = 4,
 	/* A change of state of the socket is reported. */
 	SESSION_WATCH = 8,
+	/* The socket is older than the data path, or its options were lost: its callbacks have to be switched on. */
+	SESSION_ENROLLED = 16,
 };
 
 /* A connection with keys; written by the agent only, and what a restarted agent adopts. */

@@ -4,6 +4,8 @@
 
 #include "intf.h"
 
+#define EVENTS_BYTES (1 << 20)
+
 #define PINNED __uint(pinning, LIBBPF_PIN_BY_NAME)
 
 struct {
@@ -102,7 +104,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20);
+	__uint(max_entries, EVENTS_BYTES);
 	PINNED;
 } events SEC(".maps");
 
@@ -127,6 +129,7 @@ struct saved {
 	u32 marked;
 	u32 syn_count;
 	u32 isn_local;
+	/* When it was last reported as suspect, in units of about a second; 0: not since it was well. */
 	u32 suspect;
 };
 

@@ -116,6 +116,12 @@ int reconcile(struct bpf_iter__tcp *ctx)
 }
 
 SEC("iter/tcp")
+int plain(struct bpf_iter__tcp *ctx)
+{
+	return list_plain(ctx->meta->seq, ctx->sk_common);
+}
+
+SEC("iter/tcp")
 int listeners(struct bpf_iter__tcp *ctx)
 {
 	return teach_listener(ctx->sk_common);

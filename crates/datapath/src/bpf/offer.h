@@ -240,9 +240,8 @@ static __always_inline void timed_out(struct bpf_sock_ops *skops, const struct c
 		return;
 	memory = bpf_sk_storage_get(&saved, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!memory || !tp || memory->suspect)
+	if (!memory || !tp || !newly_suspect(memory))
 		return;
-	memory->suspect = 1;
 	if (!memory->raised) {
 		memory->raised = 1;
 		memory->user_timeout = tp->inet_conn.icsk_user_timeout;

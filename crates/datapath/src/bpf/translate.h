@@ -143,14 +143,26 @@ static __always_inline void suspect(struct __sk_buff *skb, const struct packet *
 	if (!bpf_map_lookup_elem(&sessions, &p->tuple))
 		return;
 	memory = bpf_sk_storage_get(&saved, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!memory || memory->suspect)
+	if (!memory || !newly_suspect(memory))
 		return;
-	memory->suspect = 1;
 	event = reserve(EVENT_SUSPECT);
 	if (!event)
 		return;
 	event->identity = p->tuple;
 	bpf_ringbuf_submit(event, 0);
+}
+
+/* The agent's own segments follow no rule of ours; what its sockets still have to say on an address that is lost
+ * must not leave all the same. */
+static __always_inline int from_agent(struct __sk_buff *skb, u32 l2)
+{
+	struct source *source;
+	struct packet p = {};
+
+	if (!read_l3(skb, l2, 1, &p) || p.protocol != IPPROTO_TCP || !read_tcp(skb, 1, &p))
+		return TC_ACT_OK;
+	source = bpf_map_lookup_elem(&sources, p.tuple.local);
+	return source && !source->usable ? TC_ACT_SHOT : TC_ACT_OK;
 }
 
 /* Egress of a physical device: nothing to do unless a connection is moved or a probe goes unanswered. */
@@ -165,7 +177,9 @@ static __always_inline int to_physical(struct __sk_buff *skb, u32 l2)
 		skb->mark &= ~MARK_TRANSLATED;
 		return TC_ACT_OK;
 	}
-	if (skb->mark & c->agent_mark || (!c->moved && skb->len > 120))
+	if (skb->mark & c->agent_mark)
+		return from_agent(skb, l2);
+	if (!c->moved && skb->len > 120)
 		return TC_ACT_OK;
 	if (!read_l3(skb, l2, 1, &p) || p.protocol != IPPROTO_TCP || !read_tcp(skb, 1, &p))
 		return TC_ACT_OK;
@@ -211,6 +225,12 @@ static __always_inline int hold_reset(const struct packet *p, const struct tuple
 	if (bpf_ktime_get_ns() - c->heartbeat_ns > c->heartbeat_limit_ns) {
 		count(COUNTER_RESET_PASSED);
 		return 0;
+	}
+	/* Who floods us with resets must not fill the ring, which would let them pass: a quarter of it is enough for
+	 * the agent to ask. */
+	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > EVENTS_BYTES / 4) {
+		count(COUNTER_RESET_HELD);
+		return 1;
 	}
 	event = reserve(EVENT_RESET_HELD);
 	if (!event) {

@@ -41,6 +41,10 @@ static __always_inline int reconcile_socket(struct sock_common *skc)
 	memory = bpf_sk_storage_get(&saved, (struct sock *)tp, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!memory)
 		return 0;
+	if (flags & SESSION_ENROLLED) {
+		value = BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
+		bpf_setsockopt(tp, IPPROTO_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &value, sizeof(value));
+	}
 	mark = tp->inet_conn.icsk_inet.sk.sk_mark;
 	if (flags & SESSION_MARK && !(mark & c->mark)) {
 		value = mark | c->mark;
@@ -66,6 +70,28 @@ static __always_inline int reconcile_socket(struct sock_common *skc)
 			bpf_setsockopt(tp, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof(value));
 		}
 	}
+	return 0;
+}
+
+/* Writes the tuple of an open connection that neither offered migration nor was enrolled. */
+static __always_inline int list_plain(struct seq_file *seq, struct sock_common *skc)
+{
+	struct config *c = settings();
+	struct tuple t = {};
+	struct tcp_sock *tp;
+
+	if (!skc || !c || (skc->skc_state != BPF_TCP_ESTABLISHED && skc->skc_state != BPF_TCP_CLOSE_WAIT))
+		return 0;
+	tuple_of_sock(skc, &t);
+	if (is_mapped(t.remote) ? t.remote[12] == 127 : t.remote[0] == 0)
+		return 0;
+	if (bpf_map_lookup_elem(&sessions, &t) || bpf_map_lookup_elem(&connections, &t))
+		return 0;
+	tp = bpf_skc_to_tcp_sock(skc);
+	if (!tp || tp->is_mptcp || tp->inet_conn.icsk_inet.sk.sk_mark & c->agent_mark ||
+	    t.local_port == bpf_htons(c->agent_port))
+		return 0;
+	bpf_seq_write(seq, &t, sizeof(t));
 	return 0;
 }
 

@@ -206,6 +206,17 @@ impl Datapath for FakeDatapath {
         self.heads.remove(identity);
     }
 
+    fn plain(&mut self) -> Vec<Tuple> {
+        let offered = |identity: &Tuple| {
+            self.connections.contains_key(identity) || self.sessions.contains_key(identity)
+        };
+        self.sockets
+            .keys()
+            .filter(|identity| !offered(identity))
+            .copied()
+            .collect()
+    }
+
     fn reconcile(&mut self) {
         self.walk();
     }

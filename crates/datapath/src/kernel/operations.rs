@@ -221,6 +221,24 @@ impl Datapath for KernelDatapath {
         remove(&self.skeleton.maps.heads, tuple_to_raw(identity).bytes());
     }
 
+    fn plain(&mut self) -> Vec<Tuple> {
+        let listed = self
+            .skeleton
+            .progs
+            .plain
+            .attach()
+            .and_then(|link| crate::walker::list(&link));
+        let bytes = listed.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot list the sockets; older connections stay plain");
+            Vec::new()
+        });
+        bytes
+            .chunks_exact(size_of::<raw::tuple>())
+            .filter_map(raw::tuple::from_bytes)
+            .map(|tuple| tuple_from_raw(&tuple))
+            .collect()
+    }
+
     fn reconcile(&mut self) {
         self.walker.ask();
     }

@@ -89,6 +89,10 @@ impl TryFrom<Body> for Frame {
                 req_no: observed.req_no,
                 tuple: tuple(observed.tuple, "observed_tuple.tuple")?,
             }),
+            Body::Unheard(unheard) => Frame::Message(Message::Unheard {
+                isn_initiator: unheard.isn_initiator,
+                isn_acceptor: unheard.isn_acceptor,
+            }),
             Body::Enrol(enrol) => Frame::Message(Message::Enrol(enrol.try_into()?)),
             Body::KeysLost(lost) => Frame::Message(Message::KeysLost {
                 highest_epoch: lost.highest_epoch,
@@ -136,6 +140,13 @@ impl From<Message> for Body {
                 isn_acceptor,
                 req_no,
                 tuple: Some(tuple_out(tuple)),
+            }),
+            Message::Unheard {
+                isn_initiator,
+                isn_acceptor,
+            } => Body::Unheard(pb::Unheard {
+                isn_initiator,
+                isn_acceptor,
             }),
             Message::Enrol(enrol) => Body::Enrol(pb::Enrol {
                 question: enrol.question,

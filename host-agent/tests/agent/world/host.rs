@@ -265,7 +265,12 @@ impl Host {
             Effect::FindOtherWay(identity) => self.find_other_way(identity, now),
             Effect::Dial(peer) => self.dial_at.push((now, peer)),
             Effect::DialLater(peer) => self.dial_at.push((now + DIAL_LATER, peer)),
-            Effect::Attach { .. } | Effect::UpdateFacts => {}
+            Effect::FindWaysOutOf(connections) => {
+                connections
+                    .into_iter()
+                    .for_each(|identity| self.find_way_out(identity, now));
+            }
+            Effect::Attach { .. } | Effect::UpdateFacts | Effect::DialAgain(_) => {}
         }
     }
 
