@@ -30,6 +30,7 @@ fn everything_in_the_maps_is_found_by_the_next_agent() {
             raise: false,
             hold_reset: true,
             watch: true,
+            enrolled: true,
         };
         let wire = Tuple::new(
             wire::Endpoint::new([10, 77, 0, 8].into(), 61_000),
