@@ -219,6 +219,7 @@ static __always_inline int hold_reset(const struct packet *p, const struct tuple
 {
 	struct session *session = bpf_map_lookup_elem(&sessions, identity);
 	struct event *event;
+	u64 told;
 
 	if (!session || !(session->flags & SESSION_HOLD_RESET))
 		return 0;
@@ -227,8 +228,9 @@ static __always_inline int hold_reset(const struct packet *p, const struct tuple
 		return 0;
 	}
 	/* Who floods us with resets must not fill the ring, which would let them pass: a quarter of it is enough for
-	 * the agent to ask. */
-	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > EVENTS_BYTES / 4) {
+	 * the agent to ask. A ring that others have filled is another matter. */
+	told = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+	if (told > EVENTS_BYTES / 4 && told < EVENTS_BYTES - 2 * sizeof(struct event)) {
 		count(COUNTER_RESET_HELD);
 		return 1;
 	}
