@@ -2,7 +2,7 @@
 //! segments, commits by Migrate-Ack alone, keeps the highest committed number, and lets unproven tuples carry
 //! nothing.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use migration::{Event, ReqNo, Tuple};
 
@@ -23,11 +23,11 @@ pub struct Datapath {
     pub parked: bool,
     /// Whether the first ordinary segment on the wire tuple was told.
     pub told: bool,
-    pub answers: HashMap<Tuple, Answer>,
+    pub answers: BTreeMap<Tuple, Answer>,
     /// The words of the Migrate-Ack that committed the wire tuple.
     last_answer: Option<Answer>,
     /// Heard though not the wire tuple.
-    pub heard: HashMap<Tuple, ReqNo>,
+    pub heard: BTreeMap<Tuple, ReqNo>,
     /// Tuples on which our MSYNs went out.
     pub captures: BTreeSet<Tuple>,
     pub tokens: BTreeSet<ReqNo>,
@@ -51,9 +51,9 @@ impl Datapath {
             wire: identity,
             parked: false,
             told: true,
-            answers: HashMap::new(),
+            answers: BTreeMap::new(),
             last_answer: None,
-            heard: HashMap::new(),
+            heard: BTreeMap::new(),
             captures: BTreeSet::new(),
             tokens: BTreeSet::from([ReqNo::UNMOVED]),
             unread: BTreeSet::new(),

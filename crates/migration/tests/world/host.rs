@@ -1,7 +1,7 @@
 //! One host: places on the network, the kernel's socket, the pinned datapath, and a driver that performs what
 //! the machine asks for and checks that it asks for nothing it must not.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use migration::{
@@ -64,7 +64,7 @@ pub struct Host {
     pub(super) stored_known: ReqNo,
     pub(super) stored_confirmed: ReqNo,
     /// The sequence number of every attempt.
-    attempts: HashMap<ReqNo, u32>,
+    attempts: BTreeMap<ReqNo, u32>,
     pub(super) policy: Policy,
 }
 
@@ -90,7 +90,7 @@ impl Host {
             stored: ReqNo::UNMOVED,
             stored_known: ReqNo::UNMOVED,
             stored_confirmed: ReqNo::UNMOVED,
-            attempts: HashMap::new(),
+            attempts: BTreeMap::new(),
             policy,
         }
     }

@@ -1,6 +1,6 @@
 //! The network between the two hosts: segments in flight, NAPTs with port tables, strangers.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use migration::{Endpoint, ReqNo, Timestamp};
@@ -85,7 +85,7 @@ impl Place {
 pub struct Napt {
     pub outside: IpAddr,
     /// (inside, remote) to public port.
-    table: HashMap<(Endpoint, Endpoint), u16>,
+    table: BTreeMap<(Endpoint, Endpoint), u16>,
 }
 
 /// Everything between the hosts.
@@ -109,7 +109,7 @@ impl Network {
         let napts = (1..=4)
             .map(|n| Napt {
                 outside: outside(n),
-                table: HashMap::new(),
+                table: BTreeMap::new(),
             })
             .collect();
         Self {
