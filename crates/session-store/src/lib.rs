@@ -12,11 +12,12 @@
 //! 4. [`Store::withdraw`] takes a report back and leaves a mark, so that a straggling copy of it stays out. Leases end
 //!    by the backend's clock whatever nobody takes back.
 //!
-//! Three backends keep one contract (`tests/contract.rs`): [`Memory`] (gone with the process), sled (one process,
+//! Three backends keep one contract (`tests/contract.rs`): [`Memory`] (gone with the process), [`Sled`] (one process,
 //! survives it), Redis (several server instances on one Redis or Valkey cluster). The store is never the argument
 //! for safety: a record that is rolled back or lost costs a retry, because ReqNo and the ends' MACs decide what
 //! is believed.
 
+mod embedded;
 mod entry;
 mod error;
 mod key;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use embedded::{Sled, Upkeep};
 pub use error::StoreError;
 pub use key::{Key, MAX_KEY, Table};
 pub use memory::Memory;
@@ -41,7 +43,7 @@ pub use record::{
 /// A store that several tasks share.
 pub type SharedStore = Arc<dyn Store>;
 
-/// What every backend can do. Every method is atomic by itself, and done (in sled: on disk) when it returns.
+/// What every backend can do. Every method is atomic by itself, and done (in [`Sled`]: on disk) when it returns.
 ///
 /// # Errors
 /// [`StoreError`] of every method means: whether it was done is not known. All of them may be repeated: a swap that

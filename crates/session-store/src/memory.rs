@@ -190,7 +190,7 @@ impl Store for Memory {
 
     async fn subscribe(&self, topic: &[u8]) -> Result<Notes, StoreError> {
         check_name(topic)?;
-        Ok(self.switchboard.subscribe(topic).0)
+        Ok(self.switchboard.subscribe(topic))
     }
 
     async fn notify(&self, topic: &[u8], note: Bytes) -> Result<(), StoreError> {

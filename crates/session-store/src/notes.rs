@@ -49,22 +49,20 @@ pub(crate) struct Switchboard {
 }
 
 impl Switchboard {
-    /// A new subscriber, and whether it is the topic's first.
-    pub(crate) fn subscribe(&self, topic: &[u8]) -> (Notes, bool) {
+    /// A new subscriber.
+    pub(crate) fn subscribe(&self, topic: &[u8]) -> Notes {
         let topic = Bytes::copy_from_slice(topic);
         let mut desks = lock(&self.desks);
-        let first = !desks.contains_key(&topic);
         let sender = desks
             .entry(topic.clone())
             .or_insert_with(|| broadcast::channel(BACKLOG).0);
-        let notes = Notes {
+        Notes {
             stream: BroadcastStream::new(sender.subscribe()),
             _seat: Seat {
                 topic,
                 desks: Arc::downgrade(&self.desks),
             },
-        };
-        (notes, first)
+        }
     }
 
     /// To the subscribers of a topic, if there are any.

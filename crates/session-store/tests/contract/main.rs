@@ -64,3 +64,11 @@ async fn memory() -> (session_store::SharedStore, ()) {
 }
 
 contract!(memory, super::memory());
+
+async fn sled() -> (session_store::SharedStore, tempfile::TempDir) {
+    let directory = tempfile::tempdir().expect("there is room for a directory");
+    let store = session_store::Sled::open(directory.path().join("store")).expect("an empty store opens");
+    (std::sync::Arc::new(store), directory)
+}
+
+contract!(sled, super::sled());
