@@ -18,6 +18,11 @@ use crate::{Cursor, Epoch, Key, Page, StoreError, Table};
 
 /// Memory for pages of the store. sled's own default is 1 GiB.
 const CACHE: u64 = 64 * 1024 * 1024;
+/// Bytes of the disk that are left alone. sled never recovers from a write that fails for want of space: even closing it
+/// then waits for ever. So nothing is begun that might not fit.
+const RESERVE: u64 = 16 * 1024 * 1024;
+/// Bytes that sled writes at worst for a byte of a record, since it rewrites neighbours too.
+const AMPLIFICATION: u64 = 4;
 /// Tree of the records, and of those that are not believed.
 const RECORDS: &str = "records";
 const SET_ASIDE: &str = "set-aside";
@@ -56,6 +61,16 @@ impl Lock {
             Err(TryLockError::Error(error)) => Err(failed(error.to_string())),
         }
     }
+}
+
+/// How many bytes of records may be written now.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn room(path: &Path) -> io::Result<u64> {
+    let disk = nix::sys::statvfs::statvfs(path)?;
+    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+    Ok(free.saturating_sub(RESERVE) / AMPLIFICATION)
 }
 
 /// `D` with something behind its name.

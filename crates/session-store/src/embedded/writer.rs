@@ -2,6 +2,7 @@
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,8 +17,10 @@ use crate::{Key, StoreError};
 const BATCH: usize = 1024;
 /// Records that each change looks at besides its own, whether their lease has ended.
 const SWEPT: usize = 2;
-/// Between two attempts to open a store that failed.
+/// Between two attempts to open a store that could not be opened.
 const PAUSE: Duration = Duration::from_millis(200);
+/// What a refusal for want of space says.
+const NO_ROOM: &str = "the rest of the disk is kept free for what is stored already";
 
 /// When a store that has grown is exchanged for a copy of what lives in it.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +91,8 @@ pub(crate) struct Shared {
     /// None: it failed, and the next change tries to open it.
     pub opened: RwLock<Option<Opened>>,
     trouble: Mutex<Trouble>,
+    /// sled failed, which it does for good.
+    broken: AtomicBool,
 }
 
 impl Shared {
@@ -97,6 +102,7 @@ impl Shared {
             upkeep,
             opened: RwLock::new(Some(opened)),
             trouble: Mutex::new(Trouble::Stopped),
+            broken: AtomicBool::new(false),
         }
     }
 
@@ -177,9 +183,11 @@ impl Writer<'_> {
             }),
         };
         if let Err(trouble) = &outcome {
-            tracing::error!(?trouble, "the session store failed; it will be opened again");
+            tracing::error!(?trouble, "the session store failed; restart the server");
             self.shared.note(trouble.clone());
-            self.shared.write_opened(|opened| *opened = None);
+            self.shared.broken.store(true, Ordering::Release);
+            // Closing a store that failed would wait for ever.
+            self.shared.write_opened(|opened| std::mem::forget(opened.take()));
         }
         for answer in answers {
             answer(outcome.clone());
@@ -189,12 +197,15 @@ impl Writer<'_> {
         }
     }
 
-    /// A store that failed is closed, and has to be opened before anything is done.
+    /// A store that could not be opened after it was exchanged has to be opened before anything is done.
     fn reopen(&mut self) -> Result<(), Trouble> {
         let shared = self.shared;
         shared.write_opened(|slot| {
             if slot.is_some() {
                 return Ok(());
+            }
+            if shared.broken.load(Ordering::Acquire) {
+                return Err(shared.trouble());
             }
             if self.opened_at.is_some_and(|at| at.elapsed() < PAUSE) {
                 return Err(shared.trouble());
@@ -220,6 +231,7 @@ impl Writer<'_> {
         };
         self.last = self.last.max(opened.highest);
         let now = now();
+        let mut room = directory::room(&shared.path)?;
         let (mut changed, mut damaged) = (false, false);
         while let Some(job) = batch.as_slice().first() {
             let name = codec::encode_key(&job.key);
@@ -229,16 +241,24 @@ impl Writer<'_> {
                 break;
             };
             let mut entry = before.clone().unwrap_or_default();
-            answers.push(work(&mut entry, now, self.fresh()));
+            let answer = work(&mut entry, now, self.fresh());
             if entry.is_empty() {
                 if before.is_some() {
                     opened.records.remove(&name)?;
                     changed = true;
                 }
             } else if before.as_ref() != Some(&entry) {
-                opened.records.insert(&name, codec::encode(&name, &entry))?;
+                let bytes = codec::encode(&name, &entry);
+                let Some(left) = room.checked_sub((name.len() + bytes.len()) as u64) else {
+                    let reason = NO_ROOM.to_owned();
+                    answer(Err(Trouble::Full { reason }));
+                    continue;
+                };
+                room = left;
+                opened.records.insert(&name, bytes)?;
                 changed = true;
             }
+            answers.push(answer);
             changed |= self.sweep(opened, now)?;
         }
         if changed || damaged {
@@ -309,8 +329,16 @@ impl Writer<'_> {
             let Some(opened) = slot.as_ref() else {
                 return Ok(false);
             };
-            if opened.size_on_disk()? < small.max(opened.live_bytes()?.saturating_mul(swollen)) {
+            let live = opened.live_bytes()?;
+            if opened.size_on_disk()? < small.max(live.saturating_mul(swollen)) {
                 return Ok(false);
+            }
+            let room =
+                directory::room(&shared.path).map_err(|error| directory::system(&shared.path, &error))?;
+            if room < live {
+                return Err(Trouble::Full {
+                    reason: NO_ROOM.to_owned(),
+                });
             }
             if let Some(opened) = slot.take() {
                 opened.copy_beside(&shared.path)?;
