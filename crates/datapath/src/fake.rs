@@ -111,6 +111,8 @@ pub struct FakeDatapath {
     tokens: BTreeMap<Token, Vec<TokenEntry>>,
     wires: BTreeMap<Tuple, WireState>,
     arrivals: BTreeMap<Tuple, Arrival>,
+    /// Old tuples on which a stranger has a shadow port.
+    shadows: BTreeSet<Tuple>,
     sources: BTreeMap<IpAddr, Source>,
     heads: BTreeMap<Tuple, Heads>,
     peers: BTreeSet<(IpAddr, u16)>,
@@ -180,6 +182,7 @@ impl FakeDatapath {
         self.tokens.clear();
         self.wires.clear();
         self.arrivals.clear();
+        self.shadows.clear();
         self.heads.clear();
         self.peers.clear();
     }

@@ -68,6 +68,9 @@ struct tcp_sock {
 	struct tcp_options_received rx_opt;
 	u32 rcv_wup;
 	u8 is_mptcp;
+	/* Only in kernels that have them. */
+	void *md5sig_info;
+	void *ao_info;
 } __kernel_type;
 
 struct tcp_request_sock;

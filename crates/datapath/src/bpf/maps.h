@@ -8,6 +8,32 @@
 
 #define PINNED __uint(pinning, LIBBPF_PIN_BY_NAME)
 
+/* Strangers on the old tuples of moved connections: as they are on the wire, and as the kernel knows them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct tuple);
+	__type(value, struct tuple);
+	PINNED;
+} shadows_in SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct tuple);
+	__type(value, struct tuple);
+	PINNED;
+} shadows_out SEC(".maps");
+
+/* 1 from the first shadow port on: until then nobody is looked for. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+	PINNED;
+} shadowing SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

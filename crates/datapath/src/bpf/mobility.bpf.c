@@ -31,6 +31,7 @@ int offer(struct bpf_sock_ops *skops)
 	struct config *c = settings();
 	struct permit_option permit;
 	u32 op = skops->op;
+	int on_syn;
 
 	if (!c || bpf_get_netns_cookie(skops) != c->netns_cookie)
 		return 1;
@@ -61,10 +62,13 @@ int offer(struct bpf_sock_ops *skops)
 			flags_set(skops, 0, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		flags_set(skops, 0, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+		/* With data on the SYN (Fast Open) this comes before the SYN-ACK, which is still to be written. */
+		on_syn = !!(skops->skb_tcp_flags & TCPHDR_SYN);
+		if (!on_syn || left_alone(skops, c))
+			flags_set(skops, 0, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 		if (left_alone(skops, c))
 			break;
-		if (find_permit(skops, &permit, BPF_LOAD_HDR_OPT_TCP_SYN))
+		if (on_syn ? find_permit(skops, &permit, 0) : find_permit(skops, &permit, BPF_LOAD_HDR_OPT_TCP_SYN))
 			enter(skops, &permit, ROLE_ACCEPTOR, 0);
 		else if (find_permit(skops, &permit, 0))
 			enter(skops, &permit, ROLE_ACCEPTOR, 1);

@@ -82,7 +82,14 @@ static __always_inline void flags_set(struct bpf_sock_ops *skops, u32 set, u32 c
 	bpf_sock_ops_cb_flags_set(skops, (flags | set) & ~clear);
 }
 
-/* Not for us: MPTCP, whose SYN-ACK has no room, and the agent's own connections. */
+/* Signed over its addresses: the peer would refuse it under any others. */
+static __always_inline int is_signed(struct tcp_sock *tp)
+{
+	return (bpf_core_field_exists(tp->md5sig_info) && tp->md5sig_info) ||
+	       (bpf_core_field_exists(tp->ao_info) && tp->ao_info);
+}
+
+/* Not for us: MPTCP, whose SYN-ACK has no room, TCP-MD5 and TCP-AO, and the agent's own connections. */
 static __always_inline int left_alone(struct bpf_sock_ops *skops, const struct config *c)
 {
 	struct bpf_sock *sk = skops->sk;
@@ -91,7 +98,7 @@ static __always_inline int left_alone(struct bpf_sock_ops *skops, const struct c
 	if (!sk)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
-	return tp && (tp->is_mptcp || tp->inet_conn.icsk_inet.sk.sk_mark & c->agent_mark);
+	return tp && (tp->is_mptcp || is_signed(tp) || tp->inet_conn.icsk_inet.sk.sk_mark & c->agent_mark);
 }
 
 static __always_inline int find_permit(struct bpf_sock_ops *skops, struct permit_option *permit, u64 flags)
@@ -183,10 +190,17 @@ static __always_inline void enter(struct bpf_sock_ops *skops, const struct permi
 	struct tuple *fresh;
 	struct tuple t = {};
 	struct event *event;
+	struct saved *memory;
+	struct bpf_sock *sk;
 	u64 now = bpf_ktime_get_ns();
 
 	tuple_of(skops, &t);
 	connection.isn_local = skops->snd_una - 1;
+	/* With data on its SYN (Fast Open) an initiator has more acknowledged by now than its SYN. */
+	sk = skops->sk;
+	memory = sk && role == ROLE_INITIATOR ? bpf_sk_storage_get(&saved, sk, NULL, 0) : NULL;
+	if (memory && memory->syn_count)
+		connection.isn_local = memory->isn_local;
 	connection.isn_remote = skops->rcv_nxt - 1;
 	connection.opened_ns = now;
 	connection.role = role;

@@ -10,6 +10,7 @@
 
 #include "handshake.h"
 #include "family.h"
+#include "shadow.h"
 
 /* A segment that has its wire tuple already, on the way through the physical device's egress. */
 #define MARK_TRANSLATED 0x00800000
@@ -102,6 +103,8 @@ static __always_inline int send_out(struct __sk_buff *skb, struct packet *p)
 	if (payload_length(skb, p))
 		remember(skb, p, 0);
 	if (!state) {
+		if (!out_of_shadow(skb, p))
+			return TC_ACT_SHOT;
 		path.ifindex = source->ifindex;
 		return leave(skb, &path);
 	}
@@ -171,12 +174,20 @@ static __always_inline int to_physical(struct __sk_buff *skb, u32 l2)
 	struct config *c = settings();
 	struct packet p = {};
 
-	if (!c || !c->sessions)
+	if (!c)
 		return TC_ACT_OK;
 	if (skb->mark & MARK_TRANSLATED) {
 		skb->mark &= ~MARK_TRANSLATED;
 		return TC_ACT_OK;
 	}
+	if (shadows_exist()) {
+		if (!read_l3(skb, l2, 1, &p) || p.protocol != IPPROTO_TCP || !read_tcp(skb, 1, &p))
+			return TC_ACT_OK;
+		if (bpf_map_lookup_elem(&shadows_out, &p.tuple) && !bpf_map_lookup_elem(&wires, &p.tuple))
+			return out_of_shadow(skb, &p) ? TC_ACT_OK : TC_ACT_SHOT;
+	}
+	if (!c->sessions)
+		return TC_ACT_OK;
 	if (skb->mark & c->agent_mark)
 		return from_agent(skb, l2);
 	if (!c->moved && skb->len > 120)
@@ -397,7 +408,7 @@ static __always_inline int from_physical(struct __sk_buff *skb, u32 l2)
 {
 	struct config *c = settings();
 	u32 ifindex = skb->ifindex;
-	struct arrival *arrival;
+	struct arrival *arrival = NULL;
 	struct packet p = {};
 
 	if (!c || !read_l3(skb, l2, 0, &p))
@@ -411,16 +422,30 @@ static __always_inline int from_physical(struct __sk_buff *skb, u32 l2)
 		return TC_ACT_OK;
 	if (take_request(skb, &p, ifindex))
 		return TC_ACT_SHOT;
+	if (c->sessions)
+		arrival = bpf_map_lookup_elem(&arrivals, &p.tuple);
+	if (arrival && arrival->state != ARRIVAL_LINGER)
+		return arrive(skb, &p, arrival, l2, c, ifindex);
+	if (shadows_exist()) {
+		struct tuple *inside = bpf_map_lookup_elem(&shadows_in, &p.tuple);
+
+		if (inside)
+			return into_shadow(skb, &p, inside);
+	}
 	if (!c->sessions)
 		return TC_ACT_OK;
-	arrival = bpf_map_lookup_elem(&arrivals, &p.tuple);
-	if (arrival)
+	/* Late segments of the connection are welcome on a tuple that it has left; a SYN is somebody else's. */
+	if (arrival && !begins(&p))
 		return arrive(skb, &p, arrival, l2, c, ifindex);
-	if (c->moved) {
+	if (c->moved || arrival) {
 		struct wire_state *state = bpf_map_lookup_elem(&wires, &p.tuple);
 
-		/* The connection is elsewhere: who talks on its old tuple is a stranger. */
-		if (state && !(p.flags & TCPHDR_SYN)) {
+		/* The connection is elsewhere: who talks on its old tuple is a stranger, and may begin something new. */
+		if (state || arrival) {
+			struct tuple inside;
+
+			if (begins(&p) && make_shadow(skb, &p, &inside))
+				return into_shadow(skb, &p, &inside);
 			count(COUNTER_STRANGER_DROPPED);
 			return TC_ACT_SHOT;
 		}

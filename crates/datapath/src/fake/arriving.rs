@@ -23,12 +23,24 @@ impl FakeDatapath {
         if self.load.0 == 0 {
             return Verdict::Passed;
         }
-        if self.arrivals.contains_key(&wire) {
+        let state = self.arrivals.get(&wire).map(|arrival| arrival.state);
+        let left = state == Some(ArrivalState::Linger);
+        if state.is_some() && !left {
             return self.arrive_on_known(segment, wire);
         }
-        let elsewhere = self.load.1 > 0 && self.wires.contains_key(&wire);
-        if elsewhere && !segment.flags.contains(Flags::SYN) {
-            // The connection is elsewhere: who talks on its old tuple is a stranger.
+        if self.shadows.contains(&wire) {
+            return Verdict::Passed;
+        }
+        if left && segment.flags != Flags::SYN {
+            return self.arrive_on_known(segment, wire);
+        }
+        if left || self.load.1 > 0 && self.wires.contains_key(&wire) {
+            // The connection is elsewhere: who talks on its old tuple is a stranger, and may begin something new.
+            if segment.flags == Flags::SYN {
+                self.shadows.insert(wire);
+                self.count("stranger_shadowed");
+                return Verdict::Passed;
+            }
             self.count("stranger_dropped");
             return Verdict::Dropped;
         }

@@ -289,7 +289,7 @@ impl Datapath for KernelDatapath {
 }
 
 /// In the order of `enum counter` in intf.h.
-pub(crate) const COUNTERS: [&str; 19] = [
+pub(crate) const COUNTERS: [&str; 20] = [
     "offered",
     "permitted",
     "parked",
@@ -309,4 +309,5 @@ pub(crate) const COUNTERS: [&str; 19] = [
     "event_lost",
     "map_full",
     "caught",
+    "stranger_shadowed",
 ];

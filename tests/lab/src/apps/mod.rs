@@ -5,7 +5,10 @@
 //!
 //! 1. [`serve`] waits for clients; [`talk`] connects and fetches, pushes, exchanges, echoes or idles.
 //! 2. [`stream`] is the data: pseudo-random from a seed, so that both ends know every byte.
-//! 3. [`httpd`] is a tiny web server over the same stream and a directory.
+//! 3. [`dialog`] is one connection led step by step, for what few programs do.
+//! 4. [`httpd`] is a tiny web server over the same stream and a directory.
+pub mod dialog;
+mod dialog_kernel;
 pub mod httpd;
 pub mod report;
 pub mod serve;
@@ -26,6 +29,7 @@ pub use report::{Report, Stall};
 pub enum App {
     Serve { port: u16, options: sockets::Options },
     Talk(Conversation),
+    Dialog { script: String },
     Httpd { port: u16, directory: Option<PathBuf> },
 }
 
@@ -71,6 +75,7 @@ pub fn run(description: &str) -> Result<i32, String> {
     match app {
         App::Serve { port, options } => serve::run(port, &options),
         App::Talk(conversation) => Ok(talk::run(&conversation)),
+        App::Dialog { script } => dialog::run(&script),
         App::Httpd { port, directory } => httpd::run(port, directory.as_deref()),
     }
 }

@@ -8,8 +8,8 @@ use super::lexer::{Pair, Sign};
 use super::units;
 use super::words::Words;
 
-pub const VERBS: [&str; 11] = [
-    "exec", "serve", "fetch", "push", "exchange", "echo", "idle", "sshd", "httpd", "iperf3d", "ssh",
+pub const VERBS: [&str; 12] = [
+    "exec", "serve", "fetch", "push", "exchange", "echo", "idle", "sshd", "httpd", "iperf3d", "ssh", "dialog",
 ];
 
 /// Where the lab's own server listens unless a line says otherwise.
@@ -30,6 +30,7 @@ pub fn start(verb: &str, host: Name, words: &mut Words) -> Result<ProgramStart, 
     match verb {
         "exec" => return exec(start, words),
         "ssh" => return ssh(start, words),
+        "dialog" => return dialog(start, words),
         "httpd" => {
             let directory = match words.peek() {
                 Some(word) if word.pair.is_none() => Some(words.text("a directory")?.text),
@@ -78,6 +79,23 @@ fn exec(mut start: ProgramStart, words: &mut Words) -> Result<ProgramStart, Diag
     start.program = Program::Exec(command);
     start.outcome = outcome(words, named)?;
     Ok(start)
+}
+
+/// `dialog [as=NAME] "SCRIPT" [-> …]`.
+fn dialog(mut start: ProgramStart, words: &mut Words) -> Result<ProgramStart, Diagnostic> {
+    name_option(words, &mut start)?;
+    let script = words.text("the steps of a dialog (see docs/scenarios.md)")?;
+    // Hosts are named in braces; any address does for reading.
+    let plain = placeholders().replace_all(&script.text, "192.0.2.1");
+    crate::apps::dialog::read(&plain).map_err(|mistake| Diagnostic::new(script.place, mistake))?;
+    start.program = Program::Dialog(script.text);
+    start.outcome = outcome(words, true)?;
+    Ok(start)
+}
+
+/// `{server}`, `{server.6}` and their like.
+fn placeholders() -> regex::Regex {
+    regex::Regex::new(r"\{[^}]*\}").expect("a pattern")
 }
 
 /// `ssh HOST [as=NAME] [port=N] [family=6] [COMMAND …] [-> …]`.

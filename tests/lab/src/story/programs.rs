@@ -60,13 +60,14 @@ impl Programs {
         command.arg("app").arg(description);
         let (stands, connections) = match app {
             App::Talk(conversation) => (false, u64::from(conversation.connections)),
+            App::Dialog { .. } => (false, 1),
             App::Serve { .. } | App::Httpd { .. } => (true, 0),
         };
         Ok(Launch {
             name: name.to_owned(),
             what,
             command,
-            reports: true,
+            reports: !matches!(app, App::Dialog { .. }),
             stands,
             connections,
         })

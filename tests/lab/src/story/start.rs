@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 use super::judge::matches;
 use super::programs::{Launch, conversation, socket_options};
 use super::run::Stage;
-use crate::apps::App;
 use crate::apps::stream::Stream;
+use crate::apps::{App, dialog};
 use crate::language::ast::*;
 use crate::language::units;
 use crate::machine::{Station, command, netns};
@@ -71,6 +71,13 @@ impl Stage {
                     visiting(name, format!("ssh {to}"), self.ssh(address, *port, &words)),
                     None,
                 )
+            }
+            Program::Dialog(script) => {
+                let script = self.fill_in(script, &station);
+                let port = dialog::listens(&dialog::read(&script)?);
+                let what = format!("dialog {script}");
+                let app = App::Dialog { script };
+                (self.programs.application(name, what, &app)?, port)
             }
             Program::Exec(words) => {
                 let words: Vec<String> = words.iter().map(|word| self.fill_in(word, &station)).collect();

@@ -195,6 +195,8 @@ pub enum Program {
         options: SocketOptions,
     },
     Talk(Talk),
+    /// One connection, step by step.
+    Dialog(String),
     Sshd {
         port: u16,
     },
