@@ -2,6 +2,8 @@
 #
 #   demo      a download and an ssh session move from one NAPT to another; report in target/demo/report.html
 #   test      everything: unit, property, BPF and scenario tests
+#   matrix    one story for every combination of NAPTs, mover, family and program; table in target/matrix
+#   chaos     a random walk under real programs: SEED=… MINUTES=…; needs redis-server and postgresql
 #   bench     how long a move takes, and what translation costs; minutes
 #   fuzz      the parsers under cargo-fuzz, FUZZ_SECONDS each; needs cargo-fuzz and a nightly toolchain
 #   lint      format, clippy, and cargo-deny where it is installed
@@ -15,7 +17,7 @@ FUZZ_SECONDS ?= 60
 # What a failed part hides is that the others work: say it all.
 TEST_FLAGS ?= --no-fail-fast
 
-.PHONY: help setup root build demo test bench fuzz lint sweep
+.PHONY: help setup root build demo test matrix chaos bench fuzz lint sweep
 
 help:
 	@sed -n 's/^#   /  make /p' Makefile
@@ -37,6 +39,15 @@ demo: root build
 # The scenarios start the programs, so these come first.
 test: root build
 	cargo test --workspace $(TEST_FLAGS)
+
+# QUICK=1 tells a selection, FILTER=TEXT those whose name contains it, JOBS says how many at a time.
+matrix: root build
+	$(TARGET)/debug/lab matrix --agent-binary $(TARGET)/debug/host-agent --directory $(TARGET)/matrix \
+		$(if $(QUICK),--quick) $(if $(FILTER),--filter $(FILTER)) --jobs $(or $(JOBS),3)
+
+chaos: root build
+	$(TARGET)/debug/lab chaos --agent-binary $(TARGET)/debug/host-agent --directory $(TARGET)/chaos \
+		$(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),10)
 
 bench: root setup
 	cargo build --release -p host-agent -p lab

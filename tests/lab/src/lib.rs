@@ -5,12 +5,14 @@
 //! 3. [`story`] runs it: it takes what it needs from the [`machine`], builds the [`network`] with links by the
 //!    [`emulator`], starts [`agents`] and programs ([`apps`] among them), walks through the steps and judges.
 //! 4. [`report`] is the demonstration: two stories, a verdict and a page with pictures.
-//! 5. [`bench`] measures moves and translation, in worlds of its own.
+//! 5. [`generated`] puts stories together that nobody wrote: the matrix of moves, and chaos.
+//! 6. [`bench`] measures moves and translation, in worlds of its own.
 pub mod agents;
 pub mod apps;
 pub mod bench;
 pub mod emulator;
 pub mod explain;
+pub mod generated;
 pub mod language;
 pub mod machine;
 pub mod network;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use lab::generated::{chaos, matrix};
 use lab::language::{self, Scenario};
 use lab::machine::sweep;
 use lab::report::demo;
@@ -38,6 +39,10 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Tell a story for every combination of NAPTs before and after, mover, family and program
+    Matrix(matrix::Arguments),
+    /// Tell a long story that a seed draws: moves, reboots, kills, losses and thefts under real programs
+    Chaos(chaos::Arguments),
     /// Measure how long a move takes, and what translation costs
     Bench(bench::command::Arguments),
     /// Return to the machine what killed runs left behind
@@ -105,6 +110,8 @@ fn main() -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Command::Matrix(arguments) => Ok(generated(matrix::run(&arguments))),
+        Command::Chaos(arguments) => Ok(generated(chaos::run(&arguments))),
         Command::Bench(arguments) => bench::command::run(arguments),
         Command::BenchProgram { description } => match bench::pair::be(&description) {
             Ok(()) => Ok(ExitCode::SUCCESS),
@@ -158,6 +165,17 @@ fn slow() -> f64 {
 
 fn demo(arguments: &demo::Arguments) -> ExitCode {
     match demo::run(arguments, slow()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(reason) => {
+            eprintln!("lab: {reason}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn generated(outcome: Result<bool, String>) -> ExitCode {
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(reason) => {

@@ -1,0 +1,9 @@
+//! Stories that nobody wrote: each is put together, kept beside its artifacts, and told like any other.
+//!
+//! 1. [`matrix`] tells one short story for every combination of places, movers, families and programs.
+//! 2. [`chaos`] tells one long story that a seed draws: moves, reboots, kills and losses under five real programs.
+//! 3. [`told`] runs a story as a process of its own, so that a failure leaves the command that repeats it.
+pub mod chaos;
+pub mod matrix;
+mod table;
+mod told;
