@@ -5,6 +5,7 @@
 //! one without privileges.
 
 mod adopting;
+mod destinations;
 mod hearing;
 mod heartbeat;
 mod keeping;
@@ -13,6 +14,9 @@ mod pairing;
 mod places;
 mod repairing;
 mod talking;
+mod reporting;
+
+pub use reporting::{Reporting, ServerState};
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +24,7 @@ use std::net::{IpAddr, SocketAddr};
 use datapath::{Datapath, Path, TcpState as SocketState};
 use migration::{Event, Policy, TcpSnapshot, TcpState, Timestamp, step};
 use wire::keys::Role;
-use wire::tuple::Tuple;
+use wire::tuple::{Endpoint, Tuple};
 
 pub use self::heartbeat::Lines;
 use crate::config::Heartbeat;
@@ -60,6 +64,19 @@ pub enum Effect {
     DialLater(SocketAddr),
     /// Tell the addresses in later exchanges.
     UpdateFacts,
+    /// Look for a way out for one connection, towards where a mobility server says that the peer is.
+    FindWayTo(Tuple, Endpoint),
+    /// Run a pair exchange through a server's tunnel.
+    Tunnel {
+        /// The server's URL.
+        server: String,
+        /// Names the tunnel.
+        tunnel: Vec<u8>,
+        /// Whether this end dials inside it.
+        dial: bool,
+        /// The peer's address as the connection knows it.
+        peer: IpAddr,
+    },
 }
 
 /// What is asked of a way out that was found.
@@ -99,6 +116,8 @@ pub struct Agent<D> {
     pub lines: Lines,
     /// To be carried out.
     pub effects: Vec<Effect>,
+    /// What the mobility servers are told.
+    pub reporting: Reporting,
     alarms: BTreeSet<(Timestamp, Tuple)>,
     /// Connections the data path has to do more for than know their keys.
     active: HashSet<Tuple>,
@@ -127,6 +146,7 @@ impl<D: Datapath> Agent<D> {
             heartbeat: Heartbeat::default(),
             lines: Lines::default(),
             effects: Vec::new(),
+            reporting: Reporting::default(),
             alarms: BTreeSet::new(),
             active: HashSet::new(),
             holders: HashMap::new(),
@@ -134,6 +154,11 @@ impl<D: Datapath> Agent<D> {
             load: (0, 0),
             walk: false,
         }
+    }
+
+    /// Destinations of servers that have led to nothing since the last call.
+    pub fn take_failed(&mut self) -> Vec<crate::server::Failed> {
+        std::mem::take(&mut self.reporting.tries.failed)
     }
 
     /// When [`Agent::timers`] is due next.

@@ -47,6 +47,27 @@ pub enum Command {
         #[arg(long)]
         name: Option<String>,
     },
+    /// Join a deployment: get this host's certificate from its mobility server.
+    ///
+    /// The key is made here and never leaves this host. The token, which the server's operator gives out
+    /// (mobility-server enroll-token), also says who the server must be.
+    Enroll {
+        /// The server, as https://HOST:PORT.
+        #[arg(long, value_name = "URL")]
+        server: String,
+        /// The enrolment token.
+        #[arg(long)]
+        token: String,
+        /// Directory for this host's certificate and key [default: as configured].
+        #[arg(long, value_name = "DIR")]
+        identity: Option<PathBuf>,
+        /// What the certificate calls this host, unless the token says it [default: the host name].
+        #[arg(long)]
+        name: Option<String>,
+        /// Give up the identity that is there.
+        #[arg(long)]
+        replace: bool,
+    },
     /// Show how the agent is.
     Status,
     /// List the connections that can migrate.
@@ -82,6 +103,8 @@ pub enum Command {
         #[arg(long, value_name = "ADDRESS:PORT")]
         to: Option<SocketAddr>,
     },
+    /// Tell the mobility servers once more which connections wait, and where this host is.
+    Report,
     /// Check that the agent can run here; change nothing.
     Doctor,
     /// Remove everything an agent set up on this host. Moved connections end.

@@ -39,6 +39,8 @@ pub enum Request {
         /// Its agent port; none: as ours.
         port: Option<u16>,
     },
+    /// Make every report to the mobility servers anew.
+    Report,
     /// Resume connections from another address or towards another peer endpoint.
     Migrate {
         /// The connection as `connections` shows it; none: all.

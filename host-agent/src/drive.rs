@@ -2,6 +2,7 @@
 
 mod answers;
 mod effects;
+pub mod servers;
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -64,6 +65,7 @@ pub struct Driver {
     clock: Clock,
     /// What the routes to the parking device say: for IPv4, for IPv6.
     mtu: (u32, u32),
+    servers: servers::Servers,
 }
 
 /// Runs the agent until it is told to stop. Nothing of what it set up is taken down: connections live on, and
@@ -77,6 +79,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
 async fn run_with(config: Config, control_listener: tokio::net::UnixListener) -> anyhow::Result<()> {
     let (handle, mut netlink) = watch::open().context("cannot open netlink")?;
+    let urls = servers::servers_of(&config)?;
     let credentials = credentials(&config)?;
     let (store, quarantined) = PairStore::open(&config.state_dir)?;
     if let Some(quarantined) = quarantined {
@@ -113,6 +116,7 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
     );
     agent.nat64 = config.nat64()?;
     agent.heartbeat = config.heartbeat;
+    agent.reporting = servers::reporting(&config, &urls, credentials.identity().agent_id().clone());
     let (facts, facts_receiver) = channel::channel(Arc::new(local_facts(&config)));
     let agent_id = credentials.identity().agent_id().to_string();
     let (credentials_sender, credentials) = channel::channel(credentials);
@@ -124,9 +128,11 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
         later: mpsc::channel(64),
         clock: Clock::start(),
         mtu: (0, 0),
+        servers: servers::Servers::new(),
         agent,
         config,
     };
+    driver.servers.start(&driver.config, &urls, credentials.clone());
     tokio::spawn(pairs::listen(
         listener,
         credentials,
@@ -173,6 +179,11 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
                     driver.agent.line_event(event, now);
                 }
             },
+            Some(event) = driver.servers.events.recv() => {
+                let now = driver.clock.now();
+                driver.agent.server_event(event, now);
+            }
+            Some(()) = driver.servers.renewed.recv() => driver.reload(),
             Some(peer) = driver.later.1.recv() => driver.dial_unless_paired(peer),
             Some(call) = calls.recv() => driver.answer(call, &agent_id).await,
             _ = tick.tick() => {
@@ -190,6 +201,7 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
             _ = interrupt.recv() => break,
         }
         driver.carry_out().await;
+        driver.attend();
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let kept = driver.agent.sessions.len();
@@ -267,11 +279,12 @@ fn local_facts(config: &Config) -> Local {
         agent_port: config.agent_port,
         direct_addresses: Vec::new(),
         peer_observed: None,
-        servers: config.servers.clone(),
+        servers: servers::servers_of(config).unwrap_or_default(),
         abilities: Abilities::MIGRATE
             .with(Abilities::RESET_QUESTIONS)
             .with(Abilities::OBSERVED_TUPLES)
-            .with(Abilities::ENROL),
+            .with(Abilities::ENROL)
+            .with(Abilities::SERVER),
         sleep: SleepHint::default(),
         known: Default::default(),
     }

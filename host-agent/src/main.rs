@@ -70,6 +70,22 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
                 report.authority
             );
         }
+        Command::Enroll {
+            server,
+            token,
+            identity,
+            name,
+            replace,
+        } => {
+            let identity = identity.unwrap_or(config.identity);
+            let name = name.map_or_else(host_name, Ok)?;
+            let done =
+                host_agent::server::enrolment::enrol(&server, &token, &name, &identity, replace).await?;
+            println!("agent        {}", done.identity.agent_id());
+            println!("name         {}", done.identity.name());
+            println!("identity     {}", identity.display());
+            println!("servers      {}", done.servers.join(" "));
+        }
         Command::Status => show(&socket, &Request::Status, cli.json, status::print_status).await?,
         Command::Connections => {
             show(&socket, &Request::Connections, cli.json, |rows: &Vec<_>| {
@@ -84,6 +100,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             .await?
         }
         Command::Pair { host, port } => plain(&socket, &Request::Pair { host, port }).await?,
+        Command::Report => plain(&socket, &Request::Report).await?,
         Command::Migrate {
             connection,
             all: _,

@@ -242,7 +242,7 @@ impl Machine {
     }
 
     /// Whether something is wrong with the wire tuple, as far as this end can tell.
-    pub(crate) fn troubled(&self) -> bool {
+    pub fn troubled(&self) -> bool {
         self.parked || self.suspect || self.held_reset.is_some() || !self.is_confirmed()
     }
 

@@ -149,6 +149,14 @@ impl ConnectionKeys {
         Token(hash as u32)
     }
 
+    /// Names the connection towards mobility servers: the same at both ends, and without meaning to anybody else.
+    ///
+    /// SipHash-2-4 under the token key over `mobility label v1`, never 0.
+    pub fn label(&self) -> u64 {
+        let hash = SipHasher24::new_with_key(self.token_key.as_bytes()).hash(b"mobility label v1");
+        hash.max(1)
+    }
+
     /// The key that signs what the end with this role sends.
     pub fn outgoing(&self, role: Role) -> &MacKey {
         match role {

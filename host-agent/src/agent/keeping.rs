@@ -12,6 +12,7 @@ use super::*;
 impl<D: Datapath> Agent<D> {
     /// Brings the data path to what a connection's machine now holds.
     pub(crate) fn settle(&mut self, identity: Tuple) {
+        self.reporting.touch(identity);
         let Some(managed) = self.sessions.get_mut(&identity) else {
             return;
         };

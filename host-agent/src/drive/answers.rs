@@ -25,6 +25,11 @@ impl Driver {
                 self.dial(peer);
                 done(serde_json::json!({ "dialled": peer.to_string() }))
             }
+            Request::Report => {
+                let now = self.clock.now();
+                let count = self.agent.report_again(now);
+                done(serde_json::json!({ "reported": count }))
+            }
             Request::Migrate { connection, from, to } => match self.migrate(connection, from, to).await {
                 Ok(count) => done(serde_json::json!({ "begun": count })),
                 Err(why) => Reply::Answer(Answer::Refused(why)),

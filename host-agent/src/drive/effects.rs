@@ -14,6 +14,15 @@ impl Driver {
                 return;
             }
             effects.dedup();
+            let mut destinations = Vec::new();
+            effects.retain(|effect| match effect {
+                Effect::FindWayTo(identity, to) => {
+                    destinations.push((*identity, *to));
+                    false
+                }
+                _ => true,
+            });
+            self.find_ways_to(destinations).await;
             for effect in effects {
                 self.carry_out_one(effect).await;
             }
@@ -74,6 +83,14 @@ impl Driver {
                     let _ = sender.send(peer).await;
                 });
             }
+            // Taken out by the caller, many at once.
+            Effect::FindWayTo(identity, to) => self.find_ways_to(vec![(identity, to)]).await,
+            Effect::Tunnel {
+                server,
+                tunnel,
+                dial,
+                peer,
+            } => self.tunnel(server, tunnel, dial, peer),
             Effect::UpdateFacts => {
                 let mut local = local_facts(&self.config);
                 local.direct_addresses = self.agent.network.usable().map(|(address, _)| address).collect();
