@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::*;
 use crate::agent::Reporting;
+use crate::pairs::PairEvent;
 use crate::server::attend::Attendance;
 use crate::server::counter::MoveCounter;
 use crate::server::renewal::Renewal;
@@ -172,7 +173,7 @@ impl Driver {
                     detail,
                 },
             };
-            let _ = events.send(event).await;
+            let _ = events.send(Told::Pair(event)).await;
         });
     }
 }

@@ -11,4 +11,5 @@ mod keys;
 mod limits;
 mod moves;
 mod resets;
+mod servers;
 mod world;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use wire::keys::PairKey;
 use wire::tuple::Endpoint;
 
-use super::{AGENT_PORT, Side, World};
+use super::{AGENT_PORT, SERVER, Side, World};
 
 impl World {
     /// Exchanges that an agent wants and that are due.
@@ -76,8 +76,8 @@ impl World {
             self_observed: Endpoint::new(own_host.source(), 50_000),
             peer_behind_napt: false,
             self_behind_napt: false,
-            common_servers: Vec::new(),
-            no_common_server: true,
+            common_servers: vec![SERVER.into()],
+            no_common_server: false,
             abilities: Abilities::MIGRATE,
             peer_sleep: SleepHint::default(),
             established_by: if side == dialler {

@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use datapath::fake::{FakeDatapath, Verdict};
 use datapath::{Datapath, Path};
-use host_agent::agent::{Agent, Effect, WayOut};
+use host_agent::agent::{Agent, Effect, Reporting, WayOut};
 use host_agent::network::NetworkEvent;
 use host_agent::pairs::{PairEvent, Pairs};
 use host_agent::ports::WirePorts;
+use host_agent::server::ServerEvent;
+use host_agent::server::counter::MoveCounter;
+use host_agent::server::wanted::Wanted;
 use identity::{AgentId, Fingerprint, Pair, PairStore};
 use migration::{Policy, Timestamp};
+use proto::mobility::v1::server_message::Body;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
@@ -19,8 +23,8 @@ use tempfile::TempDir;
 use wire::segment::Segment;
 use wire::tuple::{Endpoint, Tuple};
 
-use super::TestAgent;
 use super::tcp::Stack;
+use super::{AGENT_PORT, SERVER, TestAgent};
 
 /// Index of the parking device.
 const PARKING: u32 = 99;
@@ -41,6 +45,7 @@ pub struct Host {
     devices: BTreeMap<IpAddr, u32>,
     last_device: u32,
     outgoing: Vec<Segment>,
+    wanted: Wanted,
     state: TempDir,
 }
 
@@ -69,6 +74,7 @@ impl Host {
             devices: BTreeMap::new(),
             last_device: 1,
             outgoing: Vec::new(),
+            wanted: Wanted::default(),
             state,
         }
     }
@@ -270,8 +276,41 @@ impl Host {
                     .into_iter()
                     .for_each(|identity| self.find_way_out(identity, now));
             }
-            Effect::Attach { .. } | Effect::UpdateFacts | Effect::DialAgain(_) => {}
+            Effect::FindWayTo(identity, to) => self.find_way_to(identity, to, now),
+            Effect::Attach { .. } | Effect::UpdateFacts | Effect::DialAgain(_) | Effect::Tunnel { .. } => {}
         }
+    }
+
+    /// The host may use [`SERVER`].
+    pub fn use_servers(&mut self) {
+        let counter = MoveCounter::open(self.state.path());
+        self.agent.reporting = Reporting::new(self.id(), &[SERVER.into()], AGENT_PORT, counter);
+    }
+
+    /// What the host wants of servers now.
+    pub fn wanted(&mut self, now: Timestamp) -> Wanted {
+        self.agent.review_reports(now);
+        if let Some(wanted) = self.agent.reporting.take_changed() {
+            self.wanted = wanted;
+        }
+        self.wanted.clone()
+    }
+
+    /// A server says something.
+    pub fn told(&mut self, body: Body, now: Timestamp) {
+        let server = SERVER.into();
+        self.agent.server_event(ServerEvent::Said { server, body }, now);
+        self.settle(now);
+    }
+
+    fn find_way_to(&mut self, identity: Tuple, to: Endpoint, now: Timestamp) {
+        let way = self
+            .devices
+            .iter()
+            .find(|(address, _)| address.is_ipv4() == to.address.is_ipv4());
+        let Some((&source, &ifindex)) = way else { return };
+        let way = way_out(source, ifindex, to.address);
+        self.agent.try_way_out(identity, way, Some(to), now);
     }
 
     /// One attempt by the first address of the right family.

@@ -24,6 +24,8 @@ pub use host::Host;
 
 /// The agents' TCP port, the same everywhere.
 pub const AGENT_PORT: u16 = 7801;
+/// A mobility server that both may use, if they are told to use any.
+pub const SERVER: &str = "https://hub.example:7800";
 /// How often an agent looks at new connections and suspects.
 const TICK: Duration = Duration::from_millis(100);
 

@@ -1,0 +1,368 @@
+//! What the mobility servers are told, and what becomes of what they say.
+
+use host_agent::server::wanted::{Reported, Wanted};
+use host_agent::server::{address_of, bytes_of};
+use identity::sealed;
+use migration::State;
+use prost::Message;
+use proto::mobility::v1 as said;
+use said::destination::Action;
+use said::server_message::Body;
+use wire::request::RequestType;
+use wire::segment::Segment;
+use wire::tuple::Tuple;
+
+use crate::world::{Fate, SERVER, Side, World, address, millis};
+
+/// Two hosts that use a server, and a connection between them.
+fn world() -> (World, Tuple) {
+    let mut world = World::new();
+    world.a.use_servers();
+    world.b.use_servers();
+    let connection = world.connect();
+    (world, connection)
+}
+
+fn wanted(world: &mut World, side: Side) -> Wanted {
+    let now = world.now;
+    world.host(side).wanted(now)
+}
+
+fn report(world: &mut World, side: Side) -> Option<said::MobilityReport> {
+    let wanted = wanted(world, side);
+    assert!(wanted.reports.len() < 2);
+    wanted
+        .reports
+        .into_values()
+        .next()
+        .map(|Reported { report, .. }| report)
+}
+
+/// What a server would answer to `own` when the peer is at `peer`.
+fn destination(own: &said::MobilityReport, peer: &str, action: Action, decision: u64) -> said::Destination {
+    said::Destination {
+        pair_id: own.pair_id.clone(),
+        move_counter: own.move_counter,
+        decision,
+        action: action.into(),
+        peer_address: bytes_of(address(peer)),
+        connections: own
+            .connections
+            .iter()
+            .map(|ports| said::ConnectionDestination {
+                source_port_before: ports.source_port_before,
+                source_port_after: ports.source_port_after,
+                destination_port: ports.destination_port_before,
+                label: ports.label,
+            })
+            .collect(),
+        ..said::Destination::default()
+    }
+}
+
+fn say(world: &mut World, side: Side, destination: said::Destination) {
+    let now = world.now;
+    world.host(side).told(Body::Destination(destination), now);
+    world.run(millis(200));
+}
+
+fn msyns_to(world: &World, to: &str) -> usize {
+    let there = |segment: &Segment| {
+        segment.destination.address == address(to)
+            && segment
+                .migrate
+                .is_some_and(|request| request.r#type == RequestType::Msyn)
+    };
+    world.trace.iter().filter(|(segment, _)| there(segment)).count()
+}
+
+/// Both hosts have moved, and neither knows where the other is.
+fn both_moved(world: &mut World) {
+    world.lose(Side::A, "10.0.1.2");
+    world.lose(Side::B, "203.0.113.3");
+    world.run(millis(500));
+    world.gain(Side::A, "192.0.2.7");
+    world.gain(Side::B, "198.51.100.9");
+    world.run(millis(100));
+}
+
+#[test]
+fn a_report_starts_with_the_first_msyn_and_ends_with_the_resumption() {
+    let (mut world, connection) = world();
+    assert_eq!(
+        wanted(&mut world, Side::A),
+        Wanted {
+            from: Some(address("10.0.1.2")),
+            ..wanted(&mut world, Side::A)
+        }
+    );
+    assert!(!wanted(&mut world, Side::A).needs(SERVER), "nothing is wrong");
+
+    world.interfere(|_| Fate::Lost);
+    world.lose(Side::A, "10.0.1.2");
+    assert_eq!(report(&mut world, Side::A), None, "no address, no report");
+    world.gain(Side::A, "192.0.2.7");
+    let report = report(&mut world, Side::A).expect("a report at once");
+    assert_eq!(address_of(&report.source_before), Some(address("10.0.1.2")));
+    assert_eq!(address_of(&report.source_after), Some(address("192.0.2.7")));
+    assert_eq!(
+        address_of(&report.destination_before),
+        Some(address("203.0.113.3"))
+    );
+    assert!(report.confirmed_source.is_empty() && !report.waiting);
+    let [ports] = &report.connections[..] else {
+        panic!("one connection")
+    };
+    assert_eq!(ports.source_port_before, u32::from(connection.local.port));
+    assert!(
+        (61_000..=62_999).contains(&ports.source_port_after),
+        "the MSYN's port"
+    );
+
+    world.leave_alone();
+    world.run(millis(3000));
+    world.assert_resumed(connection, "192.0.2.7", "203.0.113.3");
+    let after = wanted(&mut world, Side::A);
+    assert!(after.reports.is_empty());
+    let [withdrawn] = &after.withdrawn[..] else {
+        panic!("one withdrawal")
+    };
+    assert_eq!(withdrawn.withdraw.move_counter, report.move_counter);
+    assert_eq!(withdrawn.withdraw.reason(), said::withdraw::Reason::Resumed);
+}
+
+#[test]
+fn both_ends_name_a_connection_alike_and_nobody_else_can() {
+    let (mut world, _) = world();
+    both_moved(&mut world);
+    let (a, b) = (
+        report(&mut world, Side::A).unwrap(),
+        report(&mut world, Side::B).unwrap(),
+    );
+    assert_eq!(a.connections[0].label, b.connections[0].label);
+    assert_ne!(a.connections[0].label, 0);
+    assert_eq!(a.pair_id, b.pair_id);
+    assert_eq!(
+        a.connections[0].source_port_before,
+        b.connections[0].destination_port_before
+    );
+    // What is sealed, the peer reads.
+    let (at_a, at_b) = (
+        world.a.agent.pairs.all().next().unwrap(),
+        world.b.agent.pairs.all().next().unwrap(),
+    );
+    let text = sealed::open(at_b, &a.sealed).unwrap();
+    let candidates = said::SealedCandidates::decode(&text[..]).unwrap();
+    assert_eq!(candidates.addresses, [bytes_of(address("192.0.2.7"))]);
+    assert_eq!(candidates.move_counter, a.move_counter);
+    assert!(sealed::open(at_a, &a.sealed).is_err());
+}
+
+#[test]
+fn two_hosts_that_moved_at_once_meet_where_a_server_says() {
+    let (mut world, connection) = world();
+    world.write(Side::A, connection, b"before");
+    both_moved(&mut world);
+    let own = report(&mut world, Side::A).unwrap();
+    assert!(report(&mut world, Side::B).is_some());
+    say(
+        &mut world,
+        Side::A,
+        destination(&own, "198.51.100.9", Action::SendMsyn, 1),
+    );
+    world.assert_resumed(connection, "192.0.2.7", "198.51.100.9");
+    world.assert_data_flows(connection);
+    for side in [Side::A, Side::B] {
+        assert_eq!(report(&mut world, side), None);
+        let withdrawn = wanted(&mut world, side).withdrawn;
+        let heard = withdrawn[0].heard.get(SERVER).copied();
+        assert_eq!(
+            heard,
+            (side == Side::A).then_some(1),
+            "the decision that was heard is named"
+        );
+    }
+}
+
+#[test]
+fn a_further_move_is_a_report_with_a_higher_number() {
+    let (mut world, _) = world();
+    both_moved(&mut world);
+    let first = report(&mut world, Side::A).unwrap();
+    world.run(millis(2000));
+    assert_eq!(
+        report(&mut world, Side::A).as_ref(),
+        Some(&first),
+        "the same is not said twice"
+    );
+    world.lose(Side::A, "192.0.2.7");
+    world.gain(Side::A, "192.0.2.8");
+    let second = report(&mut world, Side::A).unwrap();
+    assert!(second.move_counter > first.move_counter);
+    assert_eq!(address_of(&second.source_before), Some(address("10.0.1.2")));
+    assert_eq!(address_of(&second.source_after), Some(address("192.0.2.8")));
+    assert_eq!(wanted(&mut world, Side::A).from, Some(address("192.0.2.8")));
+}
+
+#[test]
+fn addresses_that_no_peer_can_have_are_not_sent_to() {
+    for wrong in [
+        "127.0.0.1",
+        "224.0.0.1",
+        "0.0.0.0",
+        "169.254.1.1",
+        "255.255.255.255",
+        "192.0.2.7",
+        "fe80::1",
+        "::1",
+    ] {
+        let (mut world, _) = world();
+        both_moved(&mut world);
+        let own = report(&mut world, Side::A).unwrap();
+        world.trace.clear();
+        say(&mut world, Side::A, destination(&own, wrong, Action::SendMsyn, 3));
+        assert_eq!(msyns_to(&world, wrong), 0, "{wrong}");
+        let failed = world.a.agent.take_failed();
+        assert_eq!(failed.len(), 1, "{wrong}");
+        assert_eq!(failed[0].what.decision, 3);
+        assert_eq!(failed[0].what.cause(), said::try_failed::Cause::RefusedAddress);
+    }
+}
+
+#[test]
+fn a_server_that_names_ever_new_addresses_is_soon_not_followed() {
+    let (mut world, _) = world();
+    both_moved(&mut world);
+    let own = report(&mut world, Side::A).unwrap();
+    for last in 1..=40 {
+        say(
+            &mut world,
+            Side::A,
+            destination(&own, &format!("100.64.0.{last}"), Action::SendMsyn, last),
+        );
+    }
+    let tried = (1..=40)
+        .filter(|last| msyns_to(&world, &format!("100.64.0.{last}")) > 0)
+        .count();
+    assert!((1..=6).contains(&tried), "{tried} strangers got a segment");
+    assert!(world.a.agent.sessions.values().all(|managed| managed.is_live()));
+}
+
+#[test]
+fn a_lie_about_an_unmoved_peer_disturbs_nothing() {
+    let (mut world, connection) = world();
+    let label = world.a.agent.sessions[&connection].keys().keys.label();
+    let pair_id = world.a.agent.sessions[&connection]
+        .keys()
+        .pair_id
+        .as_bytes()
+        .to_vec();
+    let lie = said::Destination {
+        pair_id,
+        decision: 1,
+        action: Action::SendMsyn.into(),
+        peer_address: bytes_of(address("100.64.0.1")),
+        connections: vec![said::ConnectionDestination {
+            destination_port: 80,
+            label,
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    say(&mut world, Side::A, lie);
+    world.assert_data_flows(connection);
+    world.run(millis(30_000));
+    assert_eq!(world.state(Side::A, connection), Some(State::Established));
+    world.assert_data_flows(connection);
+}
+
+#[test]
+fn what_is_not_of_this_host_or_of_an_older_report_is_not_followed() {
+    let (mut world, _) = world();
+    both_moved(&mut world);
+    let own = report(&mut world, Side::A).unwrap();
+    world.trace.clear();
+    let mut other_pair = destination(&own, "198.51.100.9", Action::SendMsyn, 1);
+    other_pair.pair_id = vec![9; 16];
+    say(&mut world, Side::A, other_pair);
+    let mut older = destination(&own, "198.51.100.9", Action::SendMsyn, 1);
+    older.move_counter -= 1;
+    say(&mut world, Side::A, older);
+    for length in [0, 3, 17] {
+        let mut damaged = destination(&own, "198.51.100.9", Action::SendMsyn, 1);
+        damaged.peer_address = vec![1; length];
+        say(&mut world, Side::A, damaged);
+        let mut damaged = destination(&own, "198.51.100.9", Action::SendMsyn, 1);
+        damaged.pair_id = vec![1; length];
+        say(&mut world, Side::A, damaged);
+    }
+    assert_eq!(msyns_to(&world, "198.51.100.9"), 0);
+}
+
+#[test]
+fn a_destination_that_leads_to_nothing_is_told_as_failed() {
+    let (mut world, _) = world();
+    both_moved(&mut world);
+    let own = report(&mut world, Side::A).unwrap();
+    say(
+        &mut world,
+        Side::A,
+        destination(&own, "100.64.0.1", Action::SendMsyn, 5),
+    );
+    assert!(world.a.agent.take_failed().is_empty(), "not yet");
+    world.run(millis(4000));
+    wanted(&mut world, Side::A);
+    let failed = world.a.agent.take_failed();
+    assert_eq!(failed.len(), 1);
+    assert_eq!(failed[0].what.decision, 5);
+    assert_eq!(failed[0].what.cause(), said::try_failed::Cause::NoAnswer);
+    assert_eq!(failed[0].what.labels, [own.connections[0].label]);
+}
+
+#[test]
+fn an_end_that_waits_for_a_silent_peer_says_so_after_a_while() {
+    let (mut world, connection) = world();
+    world.lose(Side::A, "10.0.1.2");
+    world.write(Side::B, connection, b"anybody there?");
+    world
+        .b
+        .agent
+        .datapath
+        .retransmission_timeout(&connection.reversed());
+    world.run(millis(500));
+    assert_eq!(report(&mut world, Side::B), None, "timeouts are common");
+    for _ in 0..30 {
+        world.run(millis(200));
+        wanted(&mut world, Side::B);
+    }
+    let report = report(&mut world, Side::B).expect("a report");
+    assert!(report.waiting);
+    assert_eq!(report.source_before, report.source_after);
+    world.gain(Side::A, "192.0.2.7");
+    world.run(millis(3000));
+    world.assert_resumed(connection, "192.0.2.7", "203.0.113.3");
+    assert!(wanted(&mut world, Side::B).reports.is_empty());
+}
+
+#[test]
+fn a_decision_that_crossed_the_withdrawal_is_withdrawn_by_name() {
+    let (mut world, _) = world();
+    world.lose(Side::A, "10.0.1.2");
+    world.interfere(|_| Fate::Lost);
+    world.gain(Side::A, "192.0.2.7");
+    let own = report(&mut world, Side::A).unwrap();
+    world.leave_alone();
+    world.run(millis(3000));
+    assert_eq!(report(&mut world, Side::A), None);
+    say(
+        &mut world,
+        Side::A,
+        destination(&own, "203.0.113.3", Action::SendMsyn, 8),
+    );
+    let withdrawn = wanted(&mut world, Side::A).withdrawn;
+    let [last] = &withdrawn[..] else {
+        panic!("{withdrawn:?}")
+    };
+    assert_eq!(last.withdraw.move_counter, own.move_counter);
+    assert_eq!(last.heard.get(SERVER), Some(&8));
+}
