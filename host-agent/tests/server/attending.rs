@@ -13,7 +13,7 @@ use said::server_message::Body as Said;
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
-use crate::hub::{Hub, LIMIT, Stream_};
+use crate::hub::{self, Hub, LIMIT};
 
 struct Attended {
     hub: Hub,
@@ -85,7 +85,7 @@ fn nothing() -> Wanted {
     }
 }
 
-fn reports(stream: &Stream_) -> Vec<u64> {
+fn reports(stream: &hub::Attended) -> Vec<u64> {
     let counters = stream.heard.iter().filter_map(|body| match body {
         Heard::Report(report) => Some(report.move_counter),
         _ => None,
@@ -97,7 +97,10 @@ fn reports(stream: &Stream_) -> Vec<u64> {
 async fn a_stream_begins_with_a_hello_and_every_report_and_ends_when_nothing_is_wanted() {
     let mut attended = Attended::new().await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(attended.hub.notes.streams.lock().unwrap().is_empty(), "nothing is wanted");
+    assert!(
+        attended.hub.notes.streams.lock().unwrap().is_empty(),
+        "nothing is wanted"
+    );
     attended.want(attended.reporting(5));
     let hello = attended
         .hub
@@ -107,7 +110,9 @@ async fn a_stream_begins_with_a_hello_and_every_report_and_ends_when_nothing_is_
             (reports(first) == [5]).then(|| first.heard[0].clone())
         })
         .await;
-    let Heard::Hello(hello) = hello else { panic!("{hello:?}") };
+    let Heard::Hello(hello) = hello else {
+        panic!("{hello:?}")
+    };
     assert_eq!(hello.version, 1);
     assert_eq!(hello.pairs[0].pair_id, pair().as_bytes());
     assert_eq!(hello.local.unwrap().address, [127, 0, 0, 1]);
@@ -173,7 +178,10 @@ async fn after_a_loss_and_after_a_move_everything_is_said_again() {
     let attended = Attended::new().await;
     attended.want(attended.reporting(5));
     let first = attended.hub.notes.until("a report", |streams| {
-        streams.first().filter(|stream| reports(stream) == [5]).map(|_| ())
+        streams
+            .first()
+            .filter(|stream| reports(stream) == [5])
+            .map(|_| ())
     });
     first.await;
     attended.hub.notes.hang_up(0);
@@ -217,7 +225,12 @@ async fn a_new_report_goes_out_on_the_open_stream() {
     attended
         .hub
         .notes
-        .until("a hello", |streams| streams.first().filter(|stream| !stream.heard.is_empty()).map(|_| ()))
+        .until("a hello", |streams| {
+            streams
+                .first()
+                .filter(|stream| !stream.heard.is_empty())
+                .map(|_| ())
+        })
         .await;
     for counter in [5, 6] {
         attended.want(Wanted {
@@ -228,10 +241,16 @@ async fn a_new_report_goes_out_on_the_open_stream() {
         attended
             .hub
             .notes
-            .until("the report", |streams| (reports(&streams[0]) == all).then_some(()))
+            .until("the report", |streams| {
+                (reports(&streams[0]) == all).then_some(())
+            })
             .await;
     }
-    assert_eq!(attended.hub.notes.streams.lock().unwrap().len(), 1, "one stream for all of it");
+    assert_eq!(
+        attended.hub.notes.streams.lock().unwrap().len(),
+        1,
+        "one stream for all of it"
+    );
 }
 
 #[tokio::test]

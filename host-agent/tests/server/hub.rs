@@ -32,7 +32,7 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// One stream of an agent, as the server sees it.
 #[derive(Default)]
-pub struct Stream_ {
+pub struct Attended {
     pub heard: Vec<Heard>,
     pub out: Option<mpsc::UnboundedSender<Result<said::ServerMessage, Status>>>,
     pub over: bool,
@@ -40,14 +40,19 @@ pub struct Stream_ {
 
 #[derive(Default)]
 pub struct Notes {
-    pub streams: Mutex<Vec<Stream_>>,
+    pub streams: Mutex<Vec<Attended>>,
     pub changed: Notify,
-    waiting: Mutex<Option<(mpsc::Sender<Result<said::TunnelFrame, Status>>, Streaming<said::TunnelFrame>)>>,
+    waiting: Mutex<
+        Option<(
+            mpsc::Sender<Result<said::TunnelFrame, Status>>,
+            Streaming<said::TunnelFrame>,
+        )>,
+    >,
 }
 
 impl Notes {
     /// Waits until the streams are as a test expects.
-    pub async fn until<T>(&self, what: &str, mut holds: impl FnMut(&mut Vec<Stream_>) -> Option<T>) -> T {
+    pub async fn until<T>(&self, what: &str, mut holds: impl FnMut(&mut Vec<Attended>) -> Option<T>) -> T {
         let waiting = async {
             loop {
                 let changed = self.changed.notified();
@@ -83,7 +88,6 @@ pub struct Hub {
     pub token: EnrolmentToken,
     authority: Arc<Authority>,
     server: tokio::task::JoinHandle<()>,
-    pub address: std::net::SocketAddr,
 }
 
 struct Authority {
@@ -93,7 +97,16 @@ struct Authority {
 
 impl Authority {
     fn sign(&self, request: &[u8]) -> Result<String, rcgen::Error> {
-        let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))?;
+        self.sign_for(request, 365 * 24 * 3600)
+    }
+
+    /// `left`: seconds of its life that are left, after an hour.
+    fn sign_for(&self, request: &[u8], left: i64) -> Result<String, rcgen::Error> {
+        let mut request =
+            CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))?;
+        let now = time::OffsetDateTime::now_utc();
+        request.params.not_before = now - time::Duration::hours(1);
+        request.params.not_after = now + time::Duration::seconds(left);
         Ok(request.signed_by(&self.issuer)?.pem())
     }
 }
@@ -133,7 +146,10 @@ impl Hub {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .with_client_cert_verifier(callers)
-            .with_single_cert(chain, PrivateKeyDer::try_from(server_key.serialize_der()).unwrap())
+            .with_single_cert(
+                chain,
+                PrivateKeyDer::try_from(server_key.serialize_der()).unwrap(),
+            )
             .unwrap();
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -147,7 +163,13 @@ impl Hub {
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener)
             .filter_map(move |stream| {
                 let acceptor = acceptor.clone();
-                async move { acceptor.accept(stream.ok()?).await.ok().map(Ok::<_, std::io::Error>) }
+                async move {
+                    acceptor
+                        .accept(stream.ok()?)
+                        .await
+                        .ok()
+                        .map(Ok::<_, std::io::Error>)
+                }
             })
             .boxed();
         let server = tokio::spawn(async move {
@@ -164,7 +186,6 @@ impl Hub {
             token: EnrolmentToken::new(fingerprint, [5; 24]),
             authority,
             server,
-            address,
         }
     }
 
@@ -178,8 +199,13 @@ impl Hub {
 
     /// An agent of the deployment.
     pub fn agent(&self, name: &str) -> Credentials {
+        self.agent_for(name, 365 * 24 * 3600)
+    }
+
+    /// One whose certificate ends in so many seconds.
+    pub fn agent_for(&self, name: &str, left: i64) -> Credentials {
         let application = identity::Application::new(name).unwrap();
-        let certificate = self.authority.sign(&application.request).unwrap();
+        let certificate = self.authority.sign_for(&application.request, left).unwrap();
         let home = self.dir.path().join(name);
         application
             .settle(&home, &certificate, &self.authority.pem, false)
@@ -226,9 +252,9 @@ impl Agents for Service {
         }));
         let number = {
             let mut streams = self.notes.streams.lock().unwrap();
-            streams.push(Stream_ {
+            streams.push(Attended {
                 out: Some(out),
-                ..Stream_::default()
+                ..Attended::default()
             });
             streams.len() - 1
         };

@@ -43,7 +43,12 @@ async fn two_agents_agree_on_a_key_that_the_server_never_sees() {
     let both = async {
         tokio::join!(
             exchange(invited(&hub, true, b), phone.clone(), &authorities, local(a)),
-            exchange(invited(&hub, false, [198, 51, 100, 9]), server.clone(), &authorities, local(b)),
+            exchange(
+                invited(&hub, false, [198, 51, 100, 9]),
+                server.clone(),
+                &authorities,
+                local(b)
+            ),
         )
     };
     let (at_phone, at_server) = tokio::time::timeout(LIMIT, both).await.unwrap();
