@@ -13,8 +13,8 @@ mod moving;
 mod pairing;
 mod places;
 mod repairing;
-mod talking;
 mod reporting;
+mod talking;
 
 pub use reporting::{Reporting, ServerState};
 

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::language::ast::AgentList;
 use crate::machine::{MachineError, Station, command};
+use crate::servers::Servers;
 use crate::story::programs::{Launch, Programs};
 use crate::story::timeline::Timeline;
 
@@ -67,6 +68,11 @@ impl Agents {
         self.executable.is_some()
     }
 
+    /// The agent's program.
+    pub fn executable(&self) -> Option<&Path> {
+        self.executable.as_deref()
+    }
+
     /// Finds `host-agent`: what was asked for, `LAB_AGENT`, beside the lab's own executable, on the path.
     pub fn find(asked: Option<&Path>) -> Option<PathBuf> {
         if let Some(asked) = asked {
@@ -93,6 +99,7 @@ impl Agents {
         &mut self,
         station: &Station,
         settings: &BTreeMap<String, String>,
+        servers: &Servers,
     ) -> Result<(), MachineError> {
         let Some(executable) = &self.executable else {
             return Ok(());
@@ -109,16 +116,26 @@ impl Agents {
         }
         mount_bpf(&bpf)?;
         let identity = home.directory.join("identity");
-        let mut init = Command::new(executable);
-        init.arg("init")
-            .arg("--ca")
-            .arg(&self.ca)
-            .arg("--identity")
-            .arg(&identity)
-            .arg("--name")
-            .arg(&station.name);
-        command::run(&mut init, "")?;
-        let text = config(station, &home, &self.ca, &identity);
+        let ca = if servers.are_none() {
+            let mut init = Command::new(executable);
+            init.arg("init")
+                .arg("--ca")
+                .arg(&self.ca)
+                .arg("--identity")
+                .arg(&identity)
+                .arg("--name")
+                .arg(&station.name);
+            command::run(&mut init, "")?;
+            self.ca.clone()
+        } else {
+            servers.enrol(station, executable, &identity)?;
+            identity.clone()
+        };
+        let mut text = config(station, &home, &ca, &identity);
+        if !servers.are_none() && !settings.contains_key("servers") {
+            // In front of the first table.
+            text = format!("servers = {:?}\n{text}", servers.urls());
+        }
         std::fs::write(home.config(), text).map_err(MachineError::io("write an agent's configuration"))?;
         self.homes.insert(station.name.clone(), home);
         Ok(())
@@ -279,7 +296,7 @@ fn program_name(host: &str, starts: u32) -> String {
 }
 
 /// sd_notify: waits for `READY=1`, or until the agent has ended or the time is over.
-fn wait_until_ready(
+pub fn wait_until_ready(
     ready: &UnixDatagram,
     programs: &Programs,
     name: &str,
@@ -340,7 +357,7 @@ fn config(station: &Station, home: &Home, ca: &Path, identity: &Path) -> String 
 }
 
 /// `a.b=1` goes into the table `a`.
-fn insert(table: &mut toml::Table, key: &str, value: toml::Value) {
+pub fn insert(table: &mut toml::Table, key: &str, value: toml::Value) {
     match key.split_once('.') {
         None => {
             table.insert(key.to_owned(), value);
@@ -357,7 +374,7 @@ fn insert(table: &mut toml::Table, key: &str, value: toml::Value) {
 }
 
 /// What reads as TOML is TOML (numbers, lists, tables); everything else is a string.
-fn read_value(text: &str) -> toml::Value {
+pub fn read_value(text: &str) -> toml::Value {
     let parsed = toml::from_str::<toml::Table>(&format!("value = {text}"));
     parsed
         .ok()

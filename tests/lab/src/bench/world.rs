@@ -19,6 +19,7 @@ use super::{Bench, clock};
 use crate::agents::Agents;
 use crate::language::ast::AgentList;
 use crate::machine::{MachineError, Station, command, netns};
+use crate::servers::Servers;
 use crate::story::board::Board;
 use crate::story::programs::Programs;
 use crate::story::timeline::Timeline;
@@ -115,7 +116,7 @@ impl World {
         world.appear().map_err(|error| error.to_string())?;
         let settings = BTreeMap::from([("log".to_owned(), "warn".to_owned())]);
         for station in [world.phone.clone(), world.server.clone()] {
-            let prepared = world.agents.prepare(&station, &settings);
+            let prepared = world.agents.prepare(&station, &settings, &Servers::none());
             prepared.map_err(|error| error.to_string())?;
             world.agents.start(&station, &mut world._programs, 3.0)?;
         }

@@ -22,6 +22,7 @@ pub fn check(scenario: &Scenario) -> Vec<Diagnostic> {
     for agent in &scenario.agents {
         check.host(&agent.host);
     }
+    check.servers();
     for step in &scenario.steps {
         check.step(step);
     }
@@ -45,6 +46,29 @@ impl<'a> Check<'a> {
         } else {
             mistake.expecting(expected)
         });
+    }
+
+    fn servers(&mut self) {
+        let scenario = self.scenario;
+        for (index, server) in scenario.servers.iter().enumerate() {
+            self.host(&server.host);
+            let twice = |other: &ServerStart| other.name == server.name;
+            if scenario.servers[..index].iter().any(twice) {
+                self.refuse(
+                    &server.name,
+                    format!("there is a server `{}` already", server.name),
+                    "a name of its own",
+                );
+            }
+        }
+        if !scenario.servers.is_empty() && scenario.servers.iter().all(|server| server.dead) {
+            let first = &scenario.servers[0].name;
+            self.refuse(
+                first,
+                "every server is dead: agents cannot enrol",
+                "one server that runs at first",
+            );
+        }
     }
 
     fn nodes(&mut self) {
@@ -232,6 +256,15 @@ impl<'a> Check<'a> {
             },
             Action::Program { name, change } => self.program_change(name, change),
             Action::Start(start) => self.start(start),
+            Action::Server { server, .. } => {
+                if !self.scenario.servers.iter().any(|known| known.name == *server) {
+                    self.refuse(
+                        server,
+                        format!("there is no server `{server}`"),
+                        format!("a line `server {server} on HOST` before the story"),
+                    );
+                }
+            }
             Action::Agent { hosts, .. } => hosts.iter().for_each(|host| {
                 self.host(host);
                 let scenario = self.scenario;

@@ -93,6 +93,14 @@ fn action(words: &mut Words) -> Result<Action, Diagnostic> {
     if words.accept("agent") {
         return agent(words);
     }
+    if words.keyword() == Some("server")
+        && ["start", "stop", "kill", "restart"]
+            .iter()
+            .any(|change| words.has_at(2, change))
+    {
+        words.skip();
+        return server(words);
+    }
     let subject = words.name(FIRST)?;
     if words.peek_pair().is_some() {
         let mut change = ShapeChange::default();
@@ -180,6 +188,14 @@ fn agent(words: &mut Words) -> Result<Action, Diagnostic> {
         }
         hosts.push(words.name("a host, then start, stop, kill or restart")?);
     }
+}
+
+fn server(words: &mut Words) -> Result<Action, Diagnostic> {
+    let server = words.name("a mobility server")?;
+    let change = words.keyword().and_then(agent_change);
+    let change = change.ok_or_else(|| words.refuse("start, stop, kill or restart"))?;
+    words.skip();
+    Ok(Action::Server { change, server })
 }
 
 fn link_change(verb: &str, words: &mut Words) -> Result<LinkChange, Diagnostic> {

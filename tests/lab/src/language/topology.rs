@@ -30,6 +30,7 @@ pub fn statement(scenario: &mut Scenario, mut words: Words, line: &str) -> Resul
         "link" => scenario.links.push(link(&mut words)?),
         "route" => scenario.routes.push(route(&mut words)?),
         "sysctl" => scenario.sysctls.push(sysctl(&mut words)?),
+        "server" => scenario.servers.push(server(&mut words)?),
         "capture" => scenario.capture = true,
         "limit" => scenario.limit = Some(duration(&mut words, "how long the run may take")?),
         _ => return agent(scenario, words, line),
@@ -226,6 +227,34 @@ fn sysctl(words: &mut Words) -> Result<Sysctl, Diagnostic> {
         node,
         key: pair.key,
         value: pair.value,
+    })
+}
+
+/// `server M1 on hub [dead] [key=value …]`.
+fn server(words: &mut Words) -> Result<ServerStart, Diagnostic> {
+    let name = words.name("a name for the mobility server")?;
+    if !words.accept("on") {
+        return Err(words.refuse("`on` and the host"));
+    }
+    let host = words.name("the host on which it runs")?;
+    let dead = words.accept("dead");
+    let mut settings = std::collections::BTreeMap::new();
+    while !words.is_empty() {
+        match words.peek_pair() {
+            Some(pair) if pair.sign == Sign::Equal => settings.insert(pair.key.clone(), pair.value.clone()),
+            _ => {
+                return Err(
+                    words.refuse("`dead`, or a setting KEY=VALUE for the server's configuration file")
+                );
+            }
+        };
+        words.skip();
+    }
+    Ok(ServerStart {
+        name,
+        host,
+        settings,
+        dead,
     })
 }
 

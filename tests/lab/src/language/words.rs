@@ -37,6 +37,13 @@ impl Words {
         self.words.get(self.next + 1)
     }
 
+    /// Whether the word at this place from here, counted from 0, is a keyword.
+    pub fn has_at(&self, place: usize, keyword: &str) -> bool {
+        self.words
+            .get(self.next + place)
+            .is_some_and(|word| word.pair.is_none() && word.text == keyword)
+    }
+
     pub fn take(&mut self) -> Option<Word> {
         let word = self.words.get(self.next).cloned();
         self.next += usize::from(word.is_some());

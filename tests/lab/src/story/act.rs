@@ -29,6 +29,7 @@ impl Stage {
                 }
             },
             Action::Start(start) => self.start(start),
+            Action::Server { change, server } => self.server_change(&server.text, *change),
             Action::Agent { change, hosts } => hosts
                 .iter()
                 .try_for_each(|host| self.agent_change(&host.text, *change)),
@@ -178,6 +179,33 @@ impl Stage {
                 self.timeline.note(name, "is back");
                 Ok(())
             }
+        }
+    }
+
+    pub fn server_change(&mut self, server: &str, change: AgentChange) -> Result<(), String> {
+        if !self.agents.exist() {
+            return Ok(());
+        }
+        let Some(host) = self.servers.host_of(server) else {
+            return Err(format!("there is no server {server}"));
+        };
+        let station = self.network.station(&host)?.clone();
+        let running = self.servers.program(server);
+        if let (AgentChange::Kill | AgentChange::Stop | AgentChange::Restart, Some(program)) =
+            (change, &running)
+        {
+            match change {
+                AgentChange::Kill => self.programs.kill(program),
+                _ => self.programs.terminate(program),
+            }
+            self.ended(program, LISTENING)?;
+        }
+        match change {
+            AgentChange::Start | AgentChange::Restart => {
+                self.servers
+                    .start(server, &station, &mut self.programs, self.slow)
+            }
+            AgentChange::Kill | AgentChange::Stop => Ok(()),
         }
     }
 

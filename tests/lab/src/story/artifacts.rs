@@ -105,7 +105,12 @@ fn describe_hosts(directory: &Path, stage: &Stage) -> std::io::Result<()> {
             )?;
         }
     }
-    for (name, text) in stage.agents.describe() {
+    let described = stage
+        .agents
+        .describe()
+        .into_iter()
+        .chain(stage.servers.describe());
+    for (name, text) in described {
         fs::write(directory.join(name), text)?;
     }
     Ok(())

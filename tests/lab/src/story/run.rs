@@ -1,5 +1,6 @@
 //! The walk through a scenario.
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use crate::language::ast::*;
 use crate::language::units::show_duration;
 use crate::machine::{Claim, sweep};
 use crate::network::{Network, napt};
+use crate::servers::Servers;
 
 /// How often facts are asked for that nobody announces (agents' lists, counters).
 const POLL: Duration = Duration::from_millis(20);
@@ -72,6 +74,7 @@ pub struct Stage {
     pub network: Network,
     pub programs: Programs,
     pub agents: Agents,
+    pub servers: Servers,
     pub board: Board,
     pub timeline: Timeline,
     pub seed: u64,
@@ -211,10 +214,12 @@ fn tell(
     let slow = options.slow.max(1.0);
     let mut agents = Agents::new(&claim.directory.join("agents"), executable);
     agents.events = options.events;
+    let servers = Servers::new(&claim.directory.join("servers"), agents.executable());
     let stage = stage.insert(Stage {
         network,
         programs,
         agents,
+        servers,
         board: board.clone(),
         timeline: timeline.clone(),
         seed: options.seed,
@@ -230,10 +235,26 @@ impl Stage {
     /// Agents, and the servers that no line starts.
     fn prepare(&mut self) -> Result<(), String> {
         let scenario = Arc::clone(&self.network.scenario);
+        let servers = if self.agents.exist() {
+            &scenario.servers[..]
+        } else {
+            &[]
+        };
+        for server in servers {
+            let station = self.network.station(&server.host.text)?.clone();
+            let addresses: Vec<IpAddr> = [false, true]
+                .into_iter()
+                .filter_map(|ipv6| self.network.scenario.address_of(&server.host.text, ipv6))
+                .collect();
+            self.servers.prepare(server, &station, &addresses)?;
+            if !server.dead {
+                self.server_change(&server.name.text, AgentChange::Start)?;
+            }
+        }
         for agent in &scenario.agents {
             let station = self.network.station(&agent.host.text)?.clone();
             self.agents
-                .prepare(&station, &agent.settings)
+                .prepare(&station, &agent.settings, &self.servers)
                 .map_err(|error| error.to_string())?;
             self.agent_change(&agent.host.text, AgentChange::Start)?;
         }

@@ -36,6 +36,7 @@ pub struct Scenario {
     pub routes: Vec<Route>,
     pub sysctls: Vec<Sysctl>,
     pub agents: Vec<AgentStart>,
+    pub servers: Vec<ServerStart>,
     /// The captures are wanted although the run succeeds.
     pub capture: bool,
     /// The run is given up after this time.
@@ -188,6 +189,17 @@ pub struct Sysctl {
     pub node: Option<Name>,
     pub key: String,
     pub value: String,
+}
+
+/// A mobility server that runs on a host before the story begins.
+#[derive(Clone, Debug)]
+pub struct ServerStart {
+    pub name: Name,
+    pub host: Name,
+    /// Keys for its configuration file, as for agents.
+    pub settings: BTreeMap<String, String>,
+    /// It is known to the agents, and not started.
+    pub dead: bool,
 }
 
 /// An agent that runs on a host before the story begins.

@@ -45,6 +45,7 @@ pub enum Action {
     Program { name: Name, change: ProgramChange },
     Start(ProgramStart),
     Agent { change: AgentChange, hosts: Vec<Name> },
+    Server { change: AgentChange, server: Name },
 }
 
 #[derive(Clone, Debug)]
