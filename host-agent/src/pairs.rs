@@ -277,11 +277,6 @@ impl Pairs {
         pairs.find(|pair| pair.epoch == epoch)
     }
 
-    /// The newest exchange of the pair with this ID.
-    pub fn by_id(&self, id: uuid::Uuid) -> Option<&Pair> {
-        self.store.by_pair_id(&id).map(|epochs| epochs.current())
-    }
-
     /// Every pair's newest exchange.
     pub fn all(&self) -> impl Iterator<Item = &Pair> {
         self.store.iter().map(|epochs| epochs.current())

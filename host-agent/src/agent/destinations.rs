@@ -166,7 +166,7 @@ impl<D: Datapath> Agent<D> {
         let Ok(id) = Uuid::from_slice(&destination.pair_id) else {
             return refuse(self, "no pair");
         };
-        let Some(pair) = self.pairs.by_id(id).cloned() else {
+        let Some(pair) = self.pairs.by_id(&id).cloned() else {
             return refuse(self, "not a pair of this host");
         };
         if !self.servers_of(&pair).contains(&server) {

@@ -309,7 +309,7 @@ impl<D: Datapath> Agent<D> {
         if known {
             return;
         }
-        let Some(pair) = self.pairs.by_id(id).cloned() else {
+        let Some(pair) = self.pairs.by_id(&id).cloned() else {
             return;
         };
         let servers = self.servers_of(&pair);
@@ -489,7 +489,7 @@ impl<D: Datapath> Agent<D> {
             }
             let napt = *behind.entry(id).or_insert_with(|| {
                 self.pairs
-                    .by_id(id)
+                    .by_id(&id)
                     .is_some_and(|pair| pair.self_behind_napt || pair.peer_behind_napt)
             });
             if napt || managed.machine.committed() != wire::reqno::ReqNo::UNMOVED {
@@ -499,7 +499,7 @@ impl<D: Datapath> Agent<D> {
         self.reporting.wanted.pairs = wanted
             .into_iter()
             .filter_map(|id| {
-                let pair = self.pairs.by_id(id)?;
+                let pair = self.pairs.by_id(&id)?;
                 let servers = self.servers_of(pair);
                 let peer = pair.peer.to_string();
                 (!servers.is_empty()).then_some((id, Presence { peer, servers }))
