@@ -32,11 +32,7 @@ impl AgentId {
         if !is_trust_domain(trust_domain) {
             return Err(ParseAgentIdError(format!("trust domain {trust_domain:?}")));
         }
-        let digest = Sha256::new()
-            .chain_update(b"mobility agent v1")
-            .chain_update(key.0)
-            .finalize();
-        let uuid = uuid::Builder::from_custom_bytes(std::array::from_fn(|i| digest[i])).into_uuid();
+        let uuid = key_uuid(key);
         Ok(Self(format!("{SCHEME}{trust_domain}{PATH}{uuid}").into()))
     }
 
@@ -55,6 +51,16 @@ impl AgentId {
         let rest = self.0.strip_prefix(SCHEME).unwrap_or(&self.0);
         rest.split('/').next().unwrap_or(rest)
     }
+}
+
+/// The last part of the URI of whoever holds this key.
+pub(crate) fn key_uuid(key: &Fingerprint) -> String {
+    let digest = Sha256::new()
+        .chain_update(b"mobility agent v1")
+        .chain_update(key.0)
+        .finalize();
+    let uuid = uuid::Builder::from_custom_bytes(std::array::from_fn(|i| digest[i])).into_uuid();
+    uuid.hyphenated().to_string()
 }
 
 fn is_trust_domain(text: &str) -> bool {

@@ -87,7 +87,7 @@ impl Validity {
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate_pem: String,
-    facts: CertificateFacts,
+    pub(crate) facts: CertificateFacts,
 }
 
 impl Authority {
@@ -244,12 +244,19 @@ impl Authority {
         trust_domain: &str,
         validity: Validity,
     ) -> Result<IssuedIdentity, AuthorityError> {
-        let not_after = validity.not_after.min(self.facts.not_after);
-        let validity = Validity {
+        IssuedIdentity::make(key, name, trust_domain, self.within(validity), Some(&self.issuer))
+    }
+
+    /// No validity reaches beyond the authority's own.
+    pub(crate) fn within(&self, validity: Validity) -> Validity {
+        Validity {
             not_before: validity.not_before,
-            not_after,
-        };
-        IssuedIdentity::make(key, name, trust_domain, validity, Some(&self.issuer))
+            not_after: validity.not_after.min(self.facts.not_after),
+        }
+    }
+
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
     }
 }
 
@@ -291,11 +298,7 @@ impl IssuedIdentity {
         validity: Validity,
         issuer: Option<&Issuer<'static, KeyPair>>,
     ) -> Result<Self, AuthorityError> {
-        let named = (1..=64).contains(&name.len())
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-        if !named {
+        if !is_host_name(name) {
             return Err(AuthorityError::Name { name: name.into() });
         }
         let fingerprint = Fingerprint::of_spki(&key.subject_public_key_info());
@@ -361,8 +364,16 @@ impl std::fmt::Debug for IssuedIdentity {
     }
 }
 
+/// Whether a host may be called so.
+pub(crate) fn is_host_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
 /// Parameters with both dates; those that a certificate cannot hold become the nearest that it can.
-fn dated(validity: Validity) -> CertificateParams {
+pub(crate) fn dated(validity: Validity) -> CertificateParams {
     const END_OF_9999: i64 = 253_402_300_799;
     let date = |time: SystemTime| {
         let seconds = time
@@ -377,7 +388,7 @@ fn dated(validity: Validity) -> CertificateParams {
     params
 }
 
-fn common_name(name: &str) -> DistinguishedName {
+pub(crate) fn common_name(name: &str) -> DistinguishedName {
     let mut distinguished = DistinguishedName::new();
     distinguished.push(DnType::CommonName, name);
     distinguished

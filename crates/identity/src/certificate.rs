@@ -18,6 +18,8 @@ use crate::agent_id::{AgentId, Fingerprint};
 pub(crate) struct CertificateFacts {
     /// The agent in its only URI name, if that is one.
     pub agent: Option<AgentId>,
+    /// Its only URI name, whatever it names.
+    pub uri: Option<String>,
     /// The common name, made harmless for terminals; for people only.
     pub name: String,
     /// The issuer's name, as harmless.
@@ -45,10 +47,11 @@ impl CertificateFacts {
                 _ => None,
             });
         // Two URIs would leave open which one the authority vouched for as the agent.
-        let agent = match (uris.next(), uris.next()) {
-            (Some(uri), None) => uri.parse().ok(),
+        let uri = match (uris.next(), uris.next()) {
+            (Some(uri), None) => Some(uri.to_owned()),
             _ => None,
         };
+        let agent = uri.as_deref().and_then(|uri| uri.parse().ok());
         let name = certificate
             .subject()
             .iter_common_name()
@@ -62,6 +65,7 @@ impl CertificateFacts {
         };
         Ok(Self {
             agent,
+            uri,
             name: harmless(name.unwrap_or("")),
             issuer: harmless(&certificate.issuer().to_string()),
             fingerprint: Fingerprint::of_spki(certificate.public_key().raw),

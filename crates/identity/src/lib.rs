@@ -30,6 +30,7 @@ mod joining;
 pub mod message;
 mod pair;
 pub mod sealed;
+mod serving;
 mod store;
 mod store_codec;
 mod talk;
@@ -50,6 +51,10 @@ pub use init::{AuthorityOutcome, HostOutcome, InitError, InitReport, init_host};
 pub use joining::{Application, JoinError, renewed, vacant};
 pub use message::{Message, PROTOCOL_VERSION};
 pub use pair::{Abilities, Known, Pair, Remembered, Role, SleepHint, Winner, winning};
+pub use serving::{
+    IssuedServer, Member, MemberRole, ParseRoleError, SERVER_CERTIFICATE, SERVER_KEY, Signed,
+    server_not_after, towards_members,
+};
 pub use store::{MAX_PAIRS, PairStore, Quarantined, StoreError};
 pub use token::{EnrolmentToken, ParseTokenError};
 pub use trust::{Credentials, Trust, TrustError};

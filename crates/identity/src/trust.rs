@@ -56,6 +56,8 @@ pub enum TrustError {
     AuthorityExpired { path: PathBuf, not_after: String },
     #[error("no key is pinned, so nobody would be trusted: add the fingerprints that host-agent init prints")]
     NoPins,
+    #[error("{path}: {detail}; make it with mobility-server init")]
+    Server { path: PathBuf, detail: String },
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
 }
