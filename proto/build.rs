@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio, exit};
 
-const FILES: [&str; 2] = ["pair/v1/pair.proto", "pair/v1/state.proto"];
+const FILES: [&str; 3] = [
+    "pair/v1/pair.proto",
+    "pair/v1/state.proto",
+    "mobility/v1/stored.proto",
+];
 
 /// Messages that hold secrets: their Debug is written by hand in lib.rs.
 const SECRET: [&str; 2] = [".pair.v1.StoredPair", ".pair.v1.Enrol"];

@@ -69,3 +69,12 @@ pub mod mobility {
         }
     }
 }
+
+/// What mobility servers keep in their store and tell each other.
+pub mod stored {
+    /// Version 1; `mobility/v1/stored.proto` is the specification.
+    #[allow(missing_docs)]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/mobility.stored.v1.rs"));
+    }
+}
