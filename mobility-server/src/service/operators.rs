@@ -1,0 +1,260 @@
+//! What operators ask, on the control socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream;
+use identity::MemberRole;
+use migration::server::{End, Finding, PairRecord};
+use proto::mobility::v1 as pb;
+use proto::stored::v1::{self as stored, note};
+use tonic::{Request, Response, Status};
+
+use super::Shared;
+use super::sessions::{self, Rows};
+use crate::{convert, members};
+
+pub(super) struct OperatorsService(pub(super) Arc<Shared>);
+
+fn rows<T: Send + 'static>(rows: Vec<T>, limit: u32) -> Response<Rows<T>> {
+    let most = if limit == 0 { usize::MAX } else { limit as usize };
+    Response::new(Box::pin(stream::iter(rows.into_iter().take(most).map(Ok))))
+}
+
+#[tonic::async_trait]
+impl pb::operators_server::Operators for OperatorsService {
+    type ListAgentsStream = Rows<pb::AgentRow>;
+    type ListPairsStream = Rows<pb::PairRow>;
+    type ListSessionsStream = Rows<pb::Session>;
+    type ListRelaysStream = Rows<pb::RelayRow>;
+
+    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
+        let shared = &self.0;
+        let pairs = self.pairs().await?;
+        let waiting = pairs
+            .iter()
+            .flat_map(|(record, _)| &record.ends)
+            .filter(|end| end.held.is_some());
+        let refusals = shared.counters.refusals();
+        let page = shared
+            .store
+            .list(session_store::Table::Sessions, None, 10_000)
+            .await;
+        Ok(Response::new(pb::StatusResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            uptime_seconds: shared.started.elapsed().as_secs(),
+            backend: shared.store.backend().into(),
+            epoch: shared.epoch.to_vec(),
+            agents: shared.registry.agents() as u64,
+            waiting_reports: waiting.count() as u64,
+            matches: shared.counters.of("matches"),
+            destinations: shared.counters.of("destinations"),
+            sessions: page.map_err(|error| shared.store_failed(&error))?.records.len() as u64,
+            relays: shared.relays.all().len() as u64,
+            refusals: refusals
+                .into_iter()
+                .map(|(why, count)| (why.to_owned(), count))
+                .collect(),
+            listening: shared.listening.clone(),
+        }))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<pb::ListRequest>,
+    ) -> Result<Response<Self::ListAgentsStream>, Status> {
+        let shared = &self.0;
+        let mut agents: Vec<pb::AgentRow> = shared
+            .registry
+            .all()
+            .iter()
+            .map(|stream| {
+                let said = stream.said();
+                let finding = match said.local.address == stream.observed.address {
+                    true => Finding::Outside,
+                    false => Finding::BehindNapt,
+                };
+                pb::AgentRow {
+                    agent: stream.agent.0.clone(),
+                    observed: Some(convert::endpoint_message(stream.observed)),
+                    local: Some(convert::endpoint_message(said.local)),
+                    finding: convert::finding(finding).into(),
+                    attached_seconds: stream.since.elapsed().as_secs(),
+                    pairs: u32::try_from(said.pairs.len()).unwrap_or(u32::MAX),
+                    certificate_expires_unix_seconds: members::unix_seconds(stream.member.not_after),
+                    name: stream.member.name.clone(),
+                    state: "attends".into(),
+                }
+            })
+            .collect();
+        let enrolled = shared
+            .members
+            .list(10_000)
+            .await
+            .map_err(|error| shared.store_failed(&error))?;
+        for member in enrolled {
+            if agents.iter().any(|row| row.agent == member.uri) {
+                continue;
+            }
+            agents.push(pb::AgentRow {
+                agent: member.uri,
+                certificate_expires_unix_seconds: member.expires_unix_seconds,
+                name: member.name,
+                state: if member.revoked { "revoked" } else { "enrolled" }.into(),
+                ..pb::AgentRow::default()
+            });
+        }
+        Ok(rows(agents, request.get_ref().limit))
+    }
+
+    async fn list_pairs(
+        &self,
+        request: Request<pb::ListRequest>,
+    ) -> Result<Response<Self::ListPairsStream>, Status> {
+        let pairs = self.pairs().await?;
+        let pairs = pairs
+            .iter()
+            .map(|(record, updated)| pair_row(record, *updated))
+            .collect();
+        Ok(rows(pairs, request.get_ref().limit))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<pb::ListSessionsRequest>,
+    ) -> Result<Response<Self::ListSessionsStream>, Status> {
+        Ok(Response::new(sessions::list(&self.0, request.get_ref())))
+    }
+
+    async fn list_relays(
+        &self,
+        request: Request<pb::ListRequest>,
+    ) -> Result<Response<Self::ListRelaysStream>, Status> {
+        Ok(rows(self.0.relays.all(), request.get_ref().limit))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<pb::CreateTokenRequest>,
+    ) -> Result<Response<pb::CreateTokenResponse>, Status> {
+        let shared = &self.0;
+        let request = request.into_inner();
+        let role: MemberRole = match request.role.as_str() {
+            "" => MemberRole::Agent,
+            role => role
+                .parse()
+                .map_err(|error| Status::invalid_argument(format!("{error}")))?,
+        };
+        let allowed = stored::Token {
+            name: request.name,
+            role: role.to_string(),
+        };
+        let lifetime = match request.lifetime_seconds {
+            0 => 86_400,
+            seconds => seconds,
+        };
+        let authority = shared.authority.fingerprint();
+        let lifetime = Duration::from_secs(lifetime);
+        let token =
+            members::create_token(&shared.store, authority, &allowed, request.uses.max(1), lifetime).await;
+        let token = token.map_err(|error| shared.store_failed(&error))?;
+        Ok(Response::new(pb::CreateTokenResponse {
+            token: token.reveal(),
+        }))
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<pb::RevokeRequest>,
+    ) -> Result<Response<pb::RevokeResponse>, Status> {
+        let shared = &self.0;
+        let who = &request.get_ref().agent;
+        let uris = shared
+            .members
+            .revoke(who)
+            .await
+            .map_err(|error| shared.store_failed(&error))?;
+        if uris.is_empty() {
+            return Err(Status::not_found(format!(
+                "nobody called {who:?} has enrolled; see mobility-server agents"
+            )));
+        }
+        let mut closed = 0;
+        for uri in uris {
+            tracing::info!(member = %uri, "revoked");
+            closed += shared.registry.expel(&uri);
+            if shared.pairs.is_shared() {
+                let told = shared
+                    .pairs
+                    .note(
+                        &migration::server::AgentName(uri.clone()),
+                        note::Body::Revoked(uri),
+                    )
+                    .await;
+                told.map_err(|error| shared.store_failed(&error))?;
+            }
+        }
+        Ok(Response::new(pb::RevokeResponse {
+            streams_closed: u32::try_from(closed).unwrap_or(u32::MAX),
+        }))
+    }
+
+    async fn reload(&self, _: Request<pb::ReloadRequest>) -> Result<Response<pb::ReloadResponse>, Status> {
+        self.0.reload.notify_one();
+        Ok(Response::new(pb::ReloadResponse {}))
+    }
+}
+
+impl OperatorsService {
+    async fn pairs(&self) -> Result<Vec<(PairRecord, u64)>, Status> {
+        let mut pairs = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.0.pairs.page(after).await;
+            let (listed, next) = page.map_err(|error| self.0.store_failed(&error))?;
+            pairs.extend(listed.into_iter().map(|pair| {
+                let updated = u64::try_from(pair.updated.0.as_millis()).unwrap_or(u64::MAX);
+                (pair.record, updated)
+            }));
+            match next {
+                Some(next) => after = Some(next),
+                None => return Ok(pairs),
+            }
+        }
+    }
+}
+
+fn pair_row(record: &PairRecord, updated: u64) -> pb::PairRow {
+    let [first, second] = &record.key.names;
+    let [first_state, second_state] = [&record.ends[0], &record.ends[1]].map(end_state);
+    let held = record.ends.iter().filter_map(|end| end.held.as_ref());
+    let connections = held
+        .map(|held| held.report.connections.len())
+        .max()
+        .unwrap_or_default();
+    pb::PairRow {
+        pair_id: record.key.pair.0.to_vec(),
+        first: first.0.clone(),
+        second: second.0.clone(),
+        first_state,
+        second_state,
+        last_decision: record
+            .decision
+            .as_ref()
+            .map(|decision| format!("{} {:?}", decision.number, decision.what))
+            .unwrap_or_default(),
+        updated_unix_milliseconds: updated,
+        connections: u32::try_from(connections).unwrap_or(u32::MAX),
+    }
+}
+
+fn end_state(end: &End) -> String {
+    match (&end.held, &end.present) {
+        (Some(held), _) => format!(
+            "report {} from {} seen as {}",
+            held.report.move_counter, held.report.source_after, held.observed
+        ),
+        (None, Some(present)) => format!("present at {}", present.observed),
+        (None, None) => String::new(),
+    }
+}
