@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use identity::{Authority, towards_members};
-use session_store::{Memory, SharedStore};
+use session_store::{Memory, SharedStore, Sled};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -37,7 +37,20 @@ use crate::{control, metrics};
 pub async fn open_store(config: &Config) -> anyhow::Result<SharedStore> {
     Ok(match config.store.backend {
         Backend::Memory => Arc::new(Memory::new()),
-        Backend::Sled | Backend::Redis => anyhow::bail!("this store is not part of this build"),
+        Backend::Sled => {
+            let (state, directory) = (config.state_dir.clone(), config.state_dir.join("store"));
+            std::fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
+            let opened = tokio::task::spawn_blocking(move || Sled::open(directory)).await?;
+            let store = opened?;
+            if let Some(aside) = store.quarantined() {
+                tracing::error!(
+                    "the store could not be read and was set aside as {}; agents report again",
+                    aside.display()
+                );
+            }
+            Arc::new(store)
+        }
+        Backend::Redis => anyhow::bail!("the Redis store is not part of this build; use sled"),
     })
 }
 

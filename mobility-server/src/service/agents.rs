@@ -383,14 +383,15 @@ impl Talk<'_> {
                     self.stream.push(message);
                 }
             }
-            Some(note::Body::Revoked(_)) => {
-                if self.shared.members.refresh().await.is_ok()
-                    && self.shared.members.is_revoked(&self.stream.agent.0)
-                {
-                    self.stream.stop.cancel();
-                }
-            }
+            Some(note::Body::Revoked(_)) => self.look_for_revocation().await,
             None => {}
+        }
+    }
+
+    async fn look_for_revocation(&self) {
+        let read = self.shared.members.refresh().await;
+        if read.is_ok() && self.shared.members.is_revoked(&self.stream.agent.0) {
+            self.stream.stop.cancel();
         }
     }
 

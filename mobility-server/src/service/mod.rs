@@ -119,14 +119,10 @@ type Boxed = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infa
 pub struct Routes(Arc<HashMap<&'static str, Boxed>>);
 
 impl Routes {
-    fn new() -> HashMap<&'static str, Boxed> {
-        HashMap::new()
-    }
-
     /// What is open on the network: everything but Operators.
     pub fn public(shared: &Arc<Shared>) -> Self {
         let most = shared.config.limits.message_bytes;
-        let mut routes = Self::new();
+        let mut routes = HashMap::new();
         let agents = pb::agents_server::AgentsServer::new(agents::AgentsService(shared.clone()));
         add(&mut routes, agents.max_decoding_message_size(most));
         let enrolment =
@@ -149,7 +145,7 @@ impl Routes {
 
     /// What is open on the control socket.
     pub fn control(shared: &Arc<Shared>) -> Self {
-        let mut routes = Self::new();
+        let mut routes = HashMap::new();
         add(
             &mut routes,
             pb::operators_server::OperatorsServer::new(operators::OperatorsService(shared.clone())),

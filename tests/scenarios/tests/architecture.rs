@@ -7,20 +7,26 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, Package
 
 /// Which packages of this workspace a crate or program may import, tests apart. A new one has to be entered here
 /// and in ARCHITECTURE.md, so that somebody thinks about where it belongs.
-const IMPORTS: [(&str, &[&str]); 8] = [
+const IMPORTS: [(&str, &[&str]); 11] = [
     ("wire", &[]),
     ("proto", &[]),
     ("migration", &["wire"]),
     ("datapath", &["wire"]),
     ("identity", &["wire", "proto"]),
+    ("session-store", &["proto"]),
+    ("mptcp-pm", &[]),
     (
         "host-agent",
         &["wire", "migration", "datapath", "identity", "proto"],
     ),
+    (
+        "mobility-server",
+        &["wire", "migration", "identity", "session-store", "proto"],
+    ),
     ("lab", &[]),
     ("scenarios", &[]),
 ];
-const PROGRAMS: [&str; 1] = ["host-agent"];
+const PROGRAMS: [&str; 2] = ["host-agent", "mobility-server"];
 /// Crates without IO, runtime or clock ...
 const PURE: [&str; 2] = ["wire", "migration"];
 /// ... so that none of these may come in, however indirectly,
