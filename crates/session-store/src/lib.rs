@@ -13,10 +13,11 @@
 //!    by the backend's clock whatever nobody takes back.
 //!
 //! Three backends keep one contract (`tests/contract.rs`): [`Memory`] (gone with the process), [`Sled`] (one process,
-//! survives it), Redis (several server instances on one Redis or Valkey cluster). The store is never the argument
+//! survives it), [`Redis`] (several server instances on one Redis or Valkey cluster). The store is never the argument
 //! for safety: a record that is rolled back or lost costs a retry, because ReqNo and the ends' MACs decide what
 //! is believed.
 
+mod cluster;
 mod embedded;
 mod entry;
 mod error;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use cluster::{Redis, RedisSettings};
 pub use embedded::{Sled, Upkeep};
 pub use error::StoreError;
 pub use key::{Key, MAX_KEY, Table};
@@ -99,7 +101,8 @@ pub trait Store: Send + Sync + 'static {
     /// backend's; a record may come twice when others come and go meanwhile. `limit` is a wish.
     async fn list(&self, table: Table, after: Option<Cursor>, limit: usize) -> Result<Page, StoreError>;
 
-    /// The notes that any instance on this store sends to `topic` from now on. Dropping the stream ends it.
+    /// The notes that any instance on this store sends to `topic` from now on, and perhaps some that were sent just
+    /// before. Dropping the stream ends it.
     async fn subscribe(&self, topic: &[u8]) -> Result<Notes, StoreError>;
 
     /// Sends a note to every subscriber of `topic`, at whatever instance. Notes are hints: none is stored, one may be

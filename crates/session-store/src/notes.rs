@@ -15,6 +15,9 @@ pub const MAX_NOTE: usize = 64 * 1024;
 /// Notes that wait for a subscriber who does not listen; older ones give way, and a [`Note::Gap`] tells of it.
 const BACKLOG: usize = 64;
 
+/// Told of each topic that its last subscriber has left, while nobody can come to it.
+type Leaver = Arc<dyn Fn(&Bytes) + Send + Sync>;
+
 /// What a subscriber hears.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
@@ -46,9 +49,18 @@ impl Stream for Notes {
 #[derive(Clone, Default)]
 pub(crate) struct Switchboard {
     desks: Arc<Mutex<HashMap<Bytes, broadcast::Sender<Note>>>>,
+    leavers: Option<Leaver>,
 }
 
 impl Switchboard {
+    /// A switchboard that tells when the last subscriber of a topic has left.
+    pub(crate) fn telling_leavers(leaver: impl Fn(&Bytes) + Send + Sync + 'static) -> Self {
+        Switchboard {
+            desks: Arc::default(),
+            leavers: Some(Arc::new(leaver)),
+        }
+    }
+
     /// A new subscriber.
     pub(crate) fn subscribe(&self, topic: &[u8]) -> Notes {
         let topic = Bytes::copy_from_slice(topic);
@@ -61,6 +73,7 @@ impl Switchboard {
             _seat: Seat {
                 topic,
                 desks: Arc::downgrade(&self.desks),
+                leavers: self.leavers.clone(),
             },
         }
     }
@@ -72,12 +85,30 @@ impl Switchboard {
             let _ = sender.send(note);
         }
     }
+
+    /// To everybody.
+    pub(crate) fn say_to_all(&self, note: &Note) {
+        for sender in lock(&self.desks).values() {
+            let _ = sender.send(note.clone());
+        }
+    }
+
+    /// Whether somebody listens to it.
+    pub(crate) fn has(&self, topic: &[u8]) -> bool {
+        lock(&self.desks).contains_key(topic)
+    }
+
+    /// The topics that somebody listens to.
+    pub(crate) fn topics(&self) -> Vec<Bytes> {
+        lock(&self.desks).keys().cloned().collect()
+    }
 }
 
 /// A subscriber's place; gives the topic up with the last one.
 struct Seat {
     topic: Bytes,
     desks: Weak<Mutex<HashMap<Bytes, broadcast::Sender<Note>>>>,
+    leavers: Option<Leaver>,
 }
 
 impl std::fmt::Debug for Seat {
@@ -95,6 +126,9 @@ impl Drop for Seat {
             .is_some_and(|sender| sender.receiver_count() == 0);
         if deserted {
             desks.remove(&self.topic);
+            if let Some(leavers) = &self.leavers {
+                leavers(&self.topic);
+            }
         }
     }
 }

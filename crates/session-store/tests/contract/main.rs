@@ -1,17 +1,23 @@
 //! One contract, every backend: each claim of `claims.rs` is a test of each of them.
 
+use std::future::Future;
+use std::sync::Arc;
+
+use session_store::{Memory, SharedStore, Sled};
+
 mod claims;
+mod cluster;
+mod instances;
 mod model;
 
-/// One test for each claim, against the store that `$open` yields. `$open` returns the store and what keeps it alive.
+/// One test for each claim, which `$run` is given as a function from a store to a future.
 macro_rules! keeps_the_contract {
-    ($backend:ident, $open:expr, [$($claim:ident),* $(,)?]) => {
+    ($backend:ident, $run:expr, [$($claim:ident),* $(,)?]) => {
         mod $backend {
             $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $claim() {
-                    let (store, _alive) = $open.await;
-                    super::claims::$claim(store).await;
+                #[test]
+                fn $claim() {
+                    $run(super::claims::$claim);
                 }
             )*
         }
@@ -20,10 +26,10 @@ macro_rules! keeps_the_contract {
 
 /// All claims, for one backend.
 macro_rules! contract {
-    ($backend:ident, $open:expr) => {
+    ($backend:ident, $run:expr) => {
         keeps_the_contract!(
             $backend,
-            $open,
+            $run,
             [
                 an_empty_store_has_nothing,
                 what_is_written_is_read,
@@ -43,7 +49,7 @@ macro_rules! contract {
                 a_decision_about_older_reports_loses,
                 many_deciders_decide_once,
                 a_record_has_room_for_so_many_reporters,
-                a_listing_has_every_record_once,
+                a_listing_has_every_record,
                 a_listing_sees_what_stays_while_others_go,
                 tables_are_apart,
                 every_byte_is_allowed_in_names_and_values,
@@ -59,16 +65,29 @@ macro_rules! contract {
     };
 }
 
-async fn memory() -> (session_store::SharedStore, ()) {
-    (std::sync::Arc::new(session_store::Memory::new()), ())
+fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(test());
 }
 
-contract!(memory, super::memory());
+fn in_memory<F: Future<Output = ()>>(claim: impl FnOnce(SharedStore) -> F) {
+    run(|| claim(Arc::new(Memory::new())));
+}
 
-async fn sled() -> (session_store::SharedStore, tempfile::TempDir) {
+fn in_sled<F: Future<Output = ()>>(claim: impl FnOnce(SharedStore) -> F) {
     let directory = tempfile::tempdir().expect("there is room for a directory");
-    let store = session_store::Sled::open(directory.path().join("store")).expect("an empty store opens");
-    (std::sync::Arc::new(store), directory)
+    let store = Sled::open(directory.path().join("store")).expect("an empty store opens");
+    run(|| claim(Arc::new(store)));
 }
 
-contract!(sled, super::sled());
+fn in_redis<F: Future<Output = ()>>(claim: impl FnOnce(SharedStore) -> F + Send) {
+    cluster::shared().run(|| async { claim(cluster::open().await).await });
+}
+
+contract!(memory, super::in_memory);
+contract!(sled, super::in_sled);
+contract!(redis, super::in_redis);
