@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use identity::{Authority, towards_members};
-use session_store::{Memory, SharedStore, Sled};
+use session_store::{Memory, Redis, RedisSettings, SharedStore, Sled};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -50,7 +50,13 @@ pub async fn open_store(config: &Config) -> anyhow::Result<SharedStore> {
             }
             Arc::new(store)
         }
-        Backend::Redis => anyhow::bail!("the Redis store is not part of this build; use sled"),
+        Backend::Redis => {
+            let settings = RedisSettings {
+                nodes: config.store.redis.clone(),
+                ..RedisSettings::default()
+            };
+            Arc::new(Redis::open(settings).await?)
+        }
     })
 }
 

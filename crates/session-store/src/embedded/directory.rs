@@ -7,6 +7,7 @@ use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use ::sled::{Db, Tree};
 use bytes::Bytes;
@@ -23,6 +24,8 @@ const CACHE: u64 = 64 * 1024 * 1024;
 const RESERVE: u64 = 16 * 1024 * 1024;
 /// Bytes that sled writes at worst for a byte of a record, since it rewrites neighbours too.
 const AMPLIFICATION: u64 = 4;
+/// How long sled's threads may take to end.
+const UNLOCKED: Duration = Duration::from_secs(5);
 /// Tree of the records, and of those that are not believed.
 const RECORDS: &str = "records";
 const SET_ASIDE: &str = "set-aside";
@@ -84,7 +87,7 @@ fn beside(path: &Path, what: &str) -> PathBuf {
 /// Opens the store; what is there and cannot be opened is moved aside.
 pub(crate) fn open(path: &Path) -> Result<Opened, StoreError> {
     finish_exchange(path).map_err(|error| system(path, &error))?;
-    let reason = match attempt(path) {
+    let reason = match attempt_until_unlocked(path) {
         Ok(opened) => return Ok(opened),
         Err(::sled::Error::Io(error)) if !shows_damage(&error) => return Err(system(path, &error)),
         Err(error) => error.to_string(),
@@ -125,6 +128,22 @@ fn shows_damage(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput
     )
+}
+
+/// sled has a lock of its own. Nobody else opens what our lock keeps, but sled's threads hold theirs for a moment after
+/// it was closed.
+fn attempt_until_unlocked(path: &Path) -> ::sled::Result<Opened> {
+    let started = Instant::now();
+    loop {
+        match attempt(path) {
+            Err(::sled::Error::Io(error))
+                if error.to_string().contains("acquire lock") && started.elapsed() < UNLOCKED =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
 }
 
 /// sled panics at some kinds of damage.
