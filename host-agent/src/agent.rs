@@ -6,6 +6,7 @@
 
 mod adopting;
 mod destinations;
+mod enrolling;
 mod hearing;
 mod heartbeat;
 mod keeping;
@@ -26,6 +27,7 @@ use migration::{Event, Policy, TcpSnapshot, TcpState, Timestamp, step};
 use wire::keys::Role;
 use wire::tuple::{Endpoint, Tuple};
 
+pub use self::enrolling::Enrolment;
 pub use self::heartbeat::Lines;
 use crate::config::Heartbeat;
 use crate::nat64::Nat64Prefix;
@@ -112,6 +114,8 @@ pub struct Agent<D> {
     pub timeline: Timeline,
     /// How lines are watched.
     pub heartbeat: Heartbeat,
+    /// Which older connections are taken up.
+    pub enrolment: Enrolment,
     /// The lines to peers' agents.
     pub lines: Lines,
     /// To be carried out.
@@ -127,6 +131,8 @@ pub struct Agent<D> {
     growing: HashSet<Tuple>,
     load: (u32, u32),
     walk: bool,
+    /// A connection found every wire port in use.
+    ports_short: bool,
 }
 
 impl<D: Datapath> Agent<D> {
@@ -144,6 +150,7 @@ impl<D: Datapath> Agent<D> {
             nat64: Vec::new(),
             timeline: Timeline::default(),
             heartbeat: Heartbeat::default(),
+            enrolment: Enrolment::default(),
             lines: Lines::default(),
             effects: Vec::new(),
             reporting: Reporting::default(),
@@ -153,6 +160,7 @@ impl<D: Datapath> Agent<D> {
             growing: HashSet::new(),
             load: (0, 0),
             walk: false,
+            ports_short: false,
         }
     }
 
@@ -197,6 +205,7 @@ impl<D: Datapath> Agent<D> {
             self.look_at(identity, now);
         }
         self.beat(now);
+        self.enrol_due(now);
         self.unpaired
             .retain(|identity| self.datapath.connection(identity).is_some());
         // An exchange that failed is tried again, ever less often, while there is a connection that needs it.

@@ -59,6 +59,17 @@ pub async fn run(config: &Config) -> anyhow::Result<Vec<String>> {
     Ok(removed)
 }
 
+/// Takes back what a start that failed has set up where no agent was before: it would otherwise stay for nobody.
+pub async fn take_back(handle: &rtnetlink::Handle, config: &Config) {
+    Parking::clean_up(handle, &config.device, config.table, config.rule_priority).await;
+    if let Ok(entries) = std::fs::read_dir(&config.pin_dir) {
+        entries.flatten().for_each(|entry| {
+            let _ = std::fs::remove_file(entry.path());
+        });
+        let _ = std::fs::remove_dir(&config.pin_dir);
+    }
+}
+
 /// Whether anybody else's filters are on a device.
 async fn has_filters(handle: &rtnetlink::Handle, ifindex: u32) -> bool {
     let filters = || handle.traffic_filter(ifindex as i32).get();

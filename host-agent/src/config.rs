@@ -33,6 +33,8 @@ pub struct Config {
     pub trust: TrustSetting,
     /// To whom migration is offered.
     pub offer: Offer,
+    /// Which connections that offered nothing are taken up all the same.
+    pub enrol: EnrolWord,
     /// First and last port of the range for moved connections.
     #[serde(deserialize_with = "first_and_last")]
     pub wire_ports: (u16, u16),
@@ -90,6 +92,19 @@ pub enum OfferWord {
     Any,
     /// To none; the agent still answers offers.
     None,
+}
+
+/// Which older connections are taken up.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum EnrolWord {
+    /// None.
+    None,
+    /// Those with hosts whose agent is known.
+    Pairs,
+    /// These, and agents are looked for at the prefixes that `offer` names.
+    #[default]
+    Offered,
 }
 
 /// A prefix, and whether migration is offered to it.
@@ -177,6 +192,7 @@ impl Default for Config {
             identity: "/etc/mobility/identity".into(),
             trust: TrustSetting::Ca("/etc/mobility/identity/ca.pem".into()),
             offer: Offer::Word(OfferWord::Any),
+            enrol: EnrolWord::default(),
             wire_ports: (61000, 62999),
             device: "mob0".into(),
             table: 7801,

@@ -81,11 +81,20 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
     let (handle, mut netlink) = watch::open().context("cannot open netlink")?;
     let urls = servers::servers_of(&config)?;
     let credentials = credentials(&config)?;
+    if let (TrustSetting::Ca(bundle), Err(refusal)) = (&config.trust, credentials.accepts_itself()) {
+        tracing::warn!(
+            "this host's own certificate is none that `trust.ca` ({}) would accept ({refusal}): peers that trust the \
+             same authorities refuse it; run host-agent init with their authority, or correct `trust`",
+            bundle.display()
+        );
+    }
+    metrics::serve(config.metrics)?;
     let (store, quarantined) = PairStore::open(&config.state_dir)?;
     if let Some(quarantined) = quarantined {
         tracing::warn!("{quarantined}");
     }
     let listener = listen(config.agent_port).await?;
+    let fresh = !config.pin_dir.join("offer_link").exists();
     let parking = Parking::set_up(
         handle.clone(),
         ParkingOptions {
@@ -97,8 +106,19 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
         },
     )
     .await?;
-    let datapath = open_datapath(&config, &parking)?;
-    datapath.attach_parking(parking.ifindex)?;
+    let datapath = open_datapath(&config, &parking).and_then(|datapath| {
+        datapath.attach_parking(parking.ifindex)?;
+        Ok(datapath)
+    });
+    let datapath = match datapath {
+        Ok(datapath) => datapath,
+        Err(error) => {
+            if fresh {
+                crate::cleanup::take_back(&handle, &config).await;
+            }
+            return Err(error);
+        }
+    };
     if let Err(error) = ports::reserve(ports::RESERVED.as_ref(), config.wire_ports) {
         tracing::warn!(%error, "cannot reserve the wire ports: new connections may collide with moved ones");
     }
@@ -117,6 +137,9 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
     agent.nat64 = config.nat64()?;
     agent.heartbeat = config.heartbeat;
     agent.reporting = servers::reporting(&config, &urls, credentials.identity().agent_id().clone());
+    agent.enrolment.word = config.enrol;
+    agent.enrolment.prefixes = config.offers()?.1;
+    agent.enrolment.agent_port = config.agent_port;
     let (facts, facts_receiver) = channel::channel(Arc::new(local_facts(&config)));
     let agent_id = credentials.identity().agent_id().to_string();
     let (credentials_sender, credentials) = channel::channel(credentials);
@@ -143,7 +166,6 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
     tokio::spawn(control::serve(control_listener, calls_sender));
 
     driver.start(&handle).await?;
-    metrics::serve(driver.config.metrics)?;
     metrics::update(&driver.agent);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(agent = agent_id, port = driver.config.agent_port, "ready");

@@ -22,7 +22,7 @@ use thiserror::Error;
 use crate::agent_id::Fingerprint;
 use crate::certificate::{CertificateFacts, rfc3339};
 use crate::host::HostIdentity;
-use crate::verify::{Anchors, Verifier};
+use crate::verify::{Anchors, CertificateRefusal, Verifier};
 
 /// The protocol that both sides name in TLS, so that neither talks to some other service by mistake.
 pub(crate) const ALPN: &[u8] = b"mobility-pair/1";
@@ -147,6 +147,14 @@ impl Credentials {
     /// Who this side is.
     pub fn identity(&self) -> &HostIdentity {
         &self.identity
+    }
+
+    /// Whether a peer with the same trust setting would accept this side's own certificate now.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn accepts_itself(&self) -> Result<(), CertificateRefusal> {
+        Verifier::new(self.anchors.clone(), self.provider.clone()).accepts(&self.identity.certified().cert)
     }
 
     /// TLS of the side that dials, with the judge of what the peer shows.

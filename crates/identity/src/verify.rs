@@ -123,6 +123,15 @@ impl Verifier {
         self.outcome.get()
     }
 
+    /// Judges a chain as a dialer's.
+    pub fn accepts(&self, chain: &[CertificateDer<'_>]) -> Result<(), CertificateRefusal> {
+        let Some((end_entity, intermediates)) = chain.split_first() else {
+            return Ok(());
+        };
+        self.examine(end_entity, intermediates, UnixTime::now(), Shown::ByDialer)
+            .map(|_| ())
+    }
+
     fn judge(
         &self,
         end_entity: &CertificateDer<'_>,

@@ -10,6 +10,7 @@ impl Event {
     pub fn name(&self) -> &'static str {
         match self {
             Event::AddressLost { .. } => "AddressLost",
+            Event::AddressReturned { .. } => "AddressReturned",
             Event::AddressUsable { .. } => "AddressUsable",
             Event::MigrateCommand { .. } => "MigrateCommand",
             Event::MsynHeard { .. } => "MsynHeard",

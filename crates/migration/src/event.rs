@@ -62,6 +62,11 @@ pub enum Event {
         /// The address.
         local: IpAddr,
     },
+    /// A local address that was lost can be used again. Whether an attempt begins there is another matter.
+    AddressReturned {
+        /// The address.
+        local: IpAddr,
+    },
     /// A local address can be used, and the connection should try it: after a loss, after a change that shows
     /// no other address (another gateway, another NAPT), or as the answer to
     /// [`Action::AskForEndpoint`](crate::Action::AskForEndpoint).

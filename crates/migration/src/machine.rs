@@ -186,6 +186,11 @@ impl Machine {
         self
     }
 
+    /// Whether a local address counts as lost.
+    pub fn has_lost(&self, local: IpAddr) -> bool {
+        self.lost.contains(&local)
+    }
+
     /// What the connection is in the middle of.
     pub fn state(&self) -> State {
         if let Some(ending) = &self.ending {

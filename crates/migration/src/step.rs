@@ -65,6 +65,7 @@ impl Turn {
     fn live(&mut self, event: Event) {
         match event {
             Event::AddressLost { local } => self.address_lost(local),
+            Event::AddressReturned { local } => self.address_returned(local),
             Event::AddressUsable {
                 local,
                 mut candidates,
@@ -185,7 +186,7 @@ impl Turn {
             self.linger(old_no, old);
         }
         if !self.is_lost(tuple) {
-            // What was lost before matters no more, and nobody tells us when it returns.
+            // What was lost before matters no more.
             self.m.lost.clear();
         }
     }

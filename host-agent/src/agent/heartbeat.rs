@@ -100,6 +100,15 @@ impl Lines {
         self.standings.get(pair_id)?.line.as_ref()
     }
 
+    /// The pairs that have one.
+    pub fn open_ids(&self) -> Vec<Uuid> {
+        self.standings
+            .iter()
+            .filter(|(_, standing)| standing.line.is_some())
+            .map(|(pair_id, _)| *pair_id)
+            .collect()
+    }
+
     fn standing(&mut self, pair_id: Uuid, now: Timestamp) -> &mut Standing {
         self.standings.entry(pair_id).or_insert_with(|| Standing {
             line: None,
@@ -193,6 +202,7 @@ impl<D: Datapath> Agent<D> {
             _ => {}
         }
         self.ask_again(pair_id);
+        self.enrol_soon(now);
     }
 
     /// What has to be known about a line that is no more.
@@ -287,6 +297,10 @@ impl<D: Datapath> Agent<D> {
 
     /// Which pairs have connections: theirs are the lines.
     fn census(&mut self, now: Timestamp) {
+        // A port may be free by now.
+        if std::mem::take(&mut self.ports_short) {
+            self.effects.push(Effect::FindWaysOut);
+        }
         let needed: HashSet<Uuid> = self
             .sessions
             .values()

@@ -108,6 +108,15 @@ impl<D: Datapath> Agent<D> {
         self.timeline
             .note("", "address_gained", format!("{address} on {name}"));
         tracing::info!(%address, device = name, "address gained");
+        let returned: Vec<Tuple> = self
+            .sessions
+            .values()
+            .filter(|managed| managed.is_live() && managed.machine.has_lost(address))
+            .map(|managed| managed.identity)
+            .collect();
+        for identity in returned {
+            self.advance(identity, Event::AddressReturned { local: address }, now);
+        }
         for managed in self
             .sessions
             .values_mut()
@@ -182,7 +191,9 @@ impl<D: Datapath> Agent<D> {
             Ok(None) | Err(_) => return,
         };
         let Some(local) = self.ports.take(way.source) else {
-            tracing::error!("every wire port is in use; widen `wire_ports`");
+            if !std::mem::replace(&mut self.ports_short, true) {
+                tracing::error!("every wire port is in use; widen `wire_ports`");
+            }
             self.timeline.count("wire_ports_exhausted");
             return;
         };

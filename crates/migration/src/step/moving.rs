@@ -35,6 +35,13 @@ impl Turn {
         self.forget_lingering(|lingering| here(&lingering.tuple));
     }
 
+    pub(super) fn address_returned(&mut self, local: IpAddr) {
+        if !self.m.lost.contains(&local) {
+            return self.refuse(Refusal::NothingToDo);
+        }
+        self.m.lost.retain(|&lost| lost != local);
+    }
+
     pub(super) fn park(&mut self) {
         self.m.parked = true;
         self.out.push(Action::Park {

@@ -238,6 +238,12 @@ pub fn columns(machine: &Machine) -> Vec<(&'static str, Event)> {
         ("AddressLost: of the wire tuple", gone(wire.local.address)),
         ("AddressLost: of the attempt", gone(local.address)),
         ("AddressLost: another", lost("10.7.7.7:0")),
+        (
+            "AddressReturned: of the wire tuple",
+            Event::AddressReturned {
+                local: wire.local.address,
+            },
+        ),
         ("AddressUsable", usable("10.0.3.1:4003")),
         (
             "AddressUsable: the same address",

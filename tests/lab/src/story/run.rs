@@ -253,10 +253,14 @@ impl Stage {
         }
         for agent in &scenario.agents {
             let station = self.network.station(&agent.host.text)?.clone();
+            let mut settings = agent.settings.clone();
+            let later = settings.remove("start").is_some_and(|when| when == "later");
             self.agents
-                .prepare(&station, &agent.settings, &self.servers)
+                .prepare(&station, &settings, &self.servers)
                 .map_err(|error| error.to_string())?;
-            self.agent_change(&agent.host.text, AgentChange::Start)?;
+            if !later {
+                self.agent_change(&agent.host.text, AgentChange::Start)?;
+            }
         }
         for (host, port) in implied_servers(&scenario) {
             let station = self.network.station(&host)?.clone();
