@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use identity::{Credentials, Local, Pair, PairStore, Session};
@@ -13,10 +13,12 @@ use wire::tuple::Endpoint;
 
 use crate::lines::{self, Line, LineEvent};
 
-/// Exchanges that run at once; more wait in the listen queue.
-const MAX_EXCHANGES: usize = 64;
-/// Of those, from one IPv4 address or one IPv6 /64.
-const MAX_FROM_ONE_ADDRESS: usize = 8;
+/// Exchanges that run at once; more wait for their turn.
+const MAX_EXCHANGES: usize = 256;
+/// Of those, from one IPv4 address or one IPv6 /64: silent strangers there keep nobody else waiting.
+const MAX_FROM_ONE_ADDRESS: usize = 64;
+/// How many may wait; beyond it they stay in the listen queue.
+const MOST_WAITING: usize = 512;
 /// How long an exchange may take.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -64,9 +66,10 @@ pub async fn listen(
     events: mpsc::Sender<Told>,
 ) {
     let slots = Arc::new(Semaphore::new(MAX_EXCHANGES));
-    let guests = Arc::new(Guests::default());
+    let rooms = Arc::new(Semaphore::new(MAX_EXCHANGES + MOST_WAITING));
+    let mut guests = Guests::default();
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else {
+        let Ok(room) = rooms.clone().acquire_owned().await else {
             return;
         };
         let (stream, peer) = match listener.accept().await {
@@ -81,18 +84,20 @@ pub async fn listen(
                 continue;
             }
         };
-        let Some(guest) = Guests::enter(&guests, peer.ip()) else {
-            tracing::debug!(%peer, "refused: too many exchanges from this address are under way");
+        let (guest, slots) = (guests.of(peer.ip()), slots.clone());
+        if Arc::strong_count(&guest) > 2 * MAX_FROM_ONE_ADDRESS {
+            tracing::debug!(%peer, "refused: too many exchanges from this address wait for their turn");
             continue;
-        };
+        }
         let (credentials, events) = (credentials.borrow().clone(), events.clone());
         let local = facts_for(&facts, peer);
         tokio::spawn(async move {
             let here = local_address(&stream);
+            let turn = (guest.acquire_owned().await, slots.acquire_owned().await);
             let outcome = identity::accept(stream, &credentials, &local, LIMIT)
                 .await
                 .map_err(|error| (error.reason(), error.to_string()));
-            drop((slot, guest));
+            drop((turn, room));
             tell(outcome, here, peer, false, events).await;
         });
     }
@@ -162,43 +167,16 @@ fn local_address(stream: &TcpStream) -> Option<IpAddr> {
         .map(|address| address.ip().to_canonical())
 }
 
-/// Who has exchanges under way: silent strangers at one address must not keep everybody else waiting.
+/// The turns of each address.
 #[derive(Default)]
-struct Guests(Mutex<HashMap<IpAddr, usize>>);
-
-/// One exchange; leaves when dropped.
-struct Guest {
-    guests: Arc<Guests>,
-    address: IpAddr,
-}
+struct Guests(HashMap<IpAddr, Arc<Semaphore>>);
 
 impl Guests {
-    fn enter(guests: &Arc<Self>, address: IpAddr) -> Option<Guest> {
-        let address = neighbourhood(address);
-        let mut present = guests.0.lock().ok()?;
-        let count = present.entry(address).or_default();
-        if *count >= MAX_FROM_ONE_ADDRESS {
-            return None;
-        }
-        *count += 1;
-        Some(Guest {
-            guests: guests.clone(),
-            address,
-        })
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let Ok(mut present) = self.guests.0.lock() else {
-            return;
-        };
-        if let Some(count) = present.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                present.remove(&self.address);
-            }
-        }
+    fn of(&mut self, address: IpAddr) -> Arc<Semaphore> {
+        // Addresses with nobody under way are forgotten.
+        self.0.retain(|_, turns| Arc::strong_count(turns) > 1);
+        let turns = || Arc::new(Semaphore::new(MAX_FROM_ONE_ADDRESS));
+        self.0.entry(neighbourhood(address)).or_insert_with(turns).clone()
     }
 }
 
