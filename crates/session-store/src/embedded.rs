@@ -6,7 +6,7 @@
 //! 2. All changes go through one thread ([`writer`]): it takes what has queued up, changes records, flushes once, and
 //!    only then tells the callers. A thousand callers at once share one flush. Reads look into the tree directly; they may
 //!    see a change a moment before it is on disk, but whatever is written because of it reaches the disk after it.
-//! 3. When the disk is nearly full, what would add to it is refused, and withdrawals and removals go on. sled must not
+//! 3. When the disk is nearly full, what is to be written is refused, and removals go on. sled must not
 //!    meet the end of the disk: after its first failed write it works no more, and then the server has to be
 //!    restarted.
 //! 4. sled does not give space back, so the thread copies what lives into a new directory now and then and exchanges
