@@ -266,9 +266,9 @@ impl Servers {
 fn config(home: &Home, authority: &Path, settings: &BTreeMap<String, String>) -> String {
     let path = |path: PathBuf| toml::Value::String(path.display().to_string());
     let mut table = toml::Table::new();
-    let listen = [format!("0.0.0.0:{SERVER_PORT}"), format!("[::]:{SERVER_PORT}")];
-    let listen = listen.map(toml::Value::String).to_vec();
-    table.insert("listen".into(), toml::Value::Array(listen));
+    // Both families.
+    let listen = toml::Value::String(format!("[::]:{SERVER_PORT}"));
+    table.insert("listen".into(), toml::Value::Array(vec![listen]));
     table.insert(
         "servers".into(),
         toml::Value::Array(vec![home.url.clone().into()]),
