@@ -4,6 +4,7 @@
 #   test      everything: unit, property, BPF and scenario tests
 #   matrix    one story for every combination of NAPTs, mover, family and program; table in target/matrix
 #   chaos     a random walk under real programs: SEED=… MINUTES=…; needs redis-server and postgresql
+#   sim       SEEDS stories of wandering hosts for the protocol core, under a virtual clock; needs no root
 #   bench     how long a move takes, and what translation costs; minutes
 #   fuzz      the parsers under cargo-fuzz, FUZZ_SECONDS each; needs cargo-fuzz and a nightly toolchain
 #   lint      format, clippy, and cargo-deny where it is installed
@@ -14,10 +15,11 @@
 SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 FUZZ_SECONDS ?= 60
+SEEDS ?= 10000
 # What a failed part hides is that the others work: say it all.
 TEST_FLAGS ?= --no-fail-fast
 
-.PHONY: help setup root build demo test matrix chaos bench fuzz lint sweep
+.PHONY: help setup root build demo test sim matrix chaos bench fuzz lint sweep
 
 help:
 	@sed -n 's/^#   /  make /p' Makefile
@@ -48,6 +50,10 @@ matrix: root build
 chaos: root build
 	$(TARGET)/debug/lab chaos --agent-binary $(TARGET)/debug/host-agent --directory $(TARGET)/chaos \
 		$(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),10)
+
+sim: setup
+	cargo build -p lab
+	$(TARGET)/debug/lab sim --seeds $(SEEDS)
 
 bench: root setup
 	cargo build --release -p host-agent -p lab

@@ -6,7 +6,8 @@
 //!    [`emulator`], starts [`servers`], [`agents`] and programs ([`apps`] among them), walks through the steps and judges.
 //! 4. [`report`] is the demonstration: two stories, a verdict and a page with pictures.
 //! 5. [`generated`] puts stories together that nobody wrote: the matrix of moves, and chaos.
-//! 6. [`bench`] measures moves and translation, in worlds of its own.
+//! 6. [`sim`] tells the same scenarios for the protocol core under a virtual clock, many seeds a second.
+//! 7. [`bench`] measures moves and translation, in worlds of its own.
 pub mod agents;
 pub mod apps;
 pub mod bench;
@@ -18,4 +19,5 @@ pub mod machine;
 pub mod network;
 pub mod report;
 pub mod servers;
+pub mod sim;
 pub mod story;

@@ -8,7 +8,7 @@ use lab::generated::{chaos, matrix};
 use lab::language::{self, Scenario};
 use lab::machine::sweep;
 use lab::report::demo;
-use lab::{apps, bench, explain, story};
+use lab::{apps, bench, explain, sim, story};
 
 #[derive(Parser)]
 #[command(
@@ -45,6 +45,9 @@ enum Command {
     Chaos(chaos::Arguments),
     /// Measure how long a move takes, and what translation costs
     Bench(bench::command::Arguments),
+    /// Make up stories of two wandering hosts and tell them in the simulated world, one for each seed; the first that
+    /// fails is made short and printed as a scenario, exit code 1
+    Sim(Simulate),
     /// Return to the machine what killed runs left behind
     Sweep,
     /// Be one of the lab's own applications (started by the runner inside a host)
@@ -56,8 +59,34 @@ enum Command {
 }
 
 #[derive(clap::Args)]
+struct Simulate {
+    /// How many seeds
+    #[arg(long, default_value_t = 1_000)]
+    seeds: u64,
+    /// The first of them
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Only print the story of the first seed
+    #[arg(long)]
+    print: bool,
+}
+
+/// Where a scenario is told.
+#[derive(Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum World {
+    /// In network namespaces: a real kernel, real programs
+    #[default]
+    Netns,
+    /// The protocol core alone, under a virtual clock
+    Sim,
+}
+
+#[derive(clap::Args)]
 struct Run {
     file: PathBuf,
+    /// Where it is told
+    #[arg(long, value_enum, default_value_t)]
+    world: World,
     /// Seed of everything random in the run
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -104,6 +133,7 @@ fn main() -> Result<ExitCode> {
                 ExitCode::from(2)
             })
         }
+        Command::Sim(arguments) => Ok(simulate(&arguments)),
         Command::Sweep => {
             for name in sweep::dead_runs()? {
                 println!("swept {name}");
@@ -128,6 +158,9 @@ fn run(arguments: &Run) -> Result<ExitCode> {
     let Some(scenario) = read(&arguments.file)? else {
         return Ok(ExitCode::from(2));
     };
+    if arguments.world == World::Sim {
+        return Ok(run_simulated(&scenario, arguments.seed));
+    }
     let options = story::Options {
         seed: arguments.seed,
         keep: arguments.keep,
@@ -155,6 +188,56 @@ fn run(arguments: &Run) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn run_simulated(scenario: &Scenario, seed: u64) -> ExitCode {
+    let told = match sim::run(scenario, seed) {
+        Ok(told) => told,
+        Err(refused) => {
+            eprintln!("lab: {refused}");
+            return ExitCode::from(2);
+        }
+    };
+    for (at, what) in &told.timeline {
+        println!("{:>10.3}  {what}", at.0.as_secs_f64());
+    }
+    let said = if told.failure.is_none() {
+        "PASSED"
+    } else {
+        "FAILED"
+    };
+    if let Some((line, reason)) = &told.failure {
+        println!("\n{}:{line}: {reason}", scenario.file);
+        println!(
+            "run it again: lab run --world sim --seed {seed} {}",
+            scenario.file
+        );
+    }
+    println!(
+        "{said}  {}  {:.3} s of virtual time",
+        scenario.file,
+        told.duration.as_secs_f64()
+    );
+    if told.failure.is_none() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn simulate(arguments: &Simulate) -> ExitCode {
+    if arguments.print {
+        print!("{}", sim::wander::story(arguments.from));
+        return ExitCode::SUCCESS;
+    }
+    for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
+        if let Some(report) = sim::wander::fails(seed) {
+            println!("{report}");
+            return ExitCode::FAILURE;
+        }
+    }
+    println!("PASSED  {} seeds from {}", arguments.seeds, arguments.from);
+    ExitCode::SUCCESS
 }
 
 /// How many times longer than usual the lab waits, on a slow machine.

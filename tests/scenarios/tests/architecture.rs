@@ -23,7 +23,7 @@ const IMPORTS: [(&str, &[&str]); 11] = [
         "mobility-server",
         &["wire", "migration", "identity", "session-store", "proto"],
     ),
-    ("lab", &[]),
+    ("lab", &["migration"]),
     ("scenarios", &[]),
 ];
 const PROGRAMS: [&str; 2] = ["host-agent", "mobility-server"];

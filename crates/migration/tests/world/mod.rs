@@ -7,6 +7,7 @@ pub mod kernel;
 pub mod network;
 pub mod quiescence;
 mod restart;
+pub mod segment;
 
 use std::net::IpAddr;
 use std::time::Duration;

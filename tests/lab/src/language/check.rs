@@ -245,7 +245,7 @@ impl<'a> Check<'a> {
                         self.link_of(host, to);
                     }
                     HostChange::Address { link, .. } => self.link_of(host, link),
-                    HostChange::Route { .. } => {}
+                    HostChange::Route { .. } | HostChange::Sleep(_) => {}
                 }
             }
             Action::Napt { napt, .. } => match self.scenario.node(&napt.text) {

@@ -140,6 +140,15 @@ fn action(words: &mut Words) -> Result<Action, Diagnostic> {
         }
         "move" => movement(subject, words),
         "address" => addresses(subject, words),
+        "sleep" => {
+            let word = words.text("how long, as in 1h")?;
+            let long = units::duration(&word.text)
+                .ok_or_else(|| Diagnostic::new(word.place, format!("`{}` is not a duration", word.text)))?;
+            Ok(Action::Host {
+                host: subject,
+                change: HostChange::Sleep(long),
+            })
+        }
         "route" => {
             let gone = words.accept("del");
             let to = destination(words)?;
@@ -172,7 +181,7 @@ fn action(words: &mut Words) -> Result<Action, Diagnostic> {
 fn verbs() -> String {
     format!(
         "for a link: up, down, blackhole, heal, rate=, delay=, loss=, mtu=, drop, delay, duplicate, flip, record, \
-         replay; for a host: move, address, route, {}; for a NAPT: flush, reboot; for a program: kill, type, speak",
+         replay; for a host: move, address, route, sleep, {}; for a NAPT: flush, reboot; for a program: kill, type, speak",
         programs::VERBS.join(", ")
     )
 }

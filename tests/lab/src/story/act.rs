@@ -125,6 +125,9 @@ impl Stage {
                     .note(host, format!("has {} on {to}", addresses.join(" ")));
                 Ok(())
             }
+            HostChange::Sleep(_) => Err(format!(
+                "{host} cannot sleep alone: all hosts share this machine's kernel; run the story with --world sim"
+            )),
             HostChange::Address { link, remove, add } => {
                 let shown: Vec<String> = remove
                     .iter()

@@ -148,6 +148,8 @@ pub enum HostChange {
         remove: Vec<Prefix>,
         add: Vec<Prefix>,
     },
+    /// The host sleeps: nothing on it runs, its timers stand still, its clock goes on. The story goes on meanwhile.
+    Sleep(Duration),
     /// `via` none: the route goes.
     Route { to: Option<Prefix>, via: Option<IpAddr> },
 }
