@@ -154,7 +154,7 @@ impl State {
         }
     }
 
-    fn to_server(&mut self, s: usize, h: usize) {
+    fn server_hears(&mut self, s: usize, h: usize) {
         let server = &mut self.servers[s];
         let Some(event) = server.up[h].pop_front() else {
             return;
@@ -173,7 +173,7 @@ impl State {
 
     /// An end obeys every server that tells it to send: two that name different later reporters could otherwise leave both
     /// ends awaiting.
-    fn to_agent(&mut self, s: usize, h: usize) {
+    fn agent_hears(&mut self, s: usize, h: usize) {
         let Some(ServerAction::Tell { destination, .. }) = self.servers[s].down[h].pop_front() else {
             return;
         };
@@ -229,12 +229,12 @@ impl State {
         for s in 0..2 {
             for h in 0..2 {
                 if after.servers[s].alive {
-                    after.to_server(s, h);
+                    after.server_hears(s, h);
                 }
             }
             for h in 0..2 {
                 while !after.servers[s].down[h].is_empty() {
-                    after.to_agent(s, h);
+                    after.agent_hears(s, h);
                 }
             }
         }
@@ -293,12 +293,12 @@ impl Model for Roaming {
                 next.world.net.in_flight.remove(at)?;
                 next.spent[0] += 1;
             }
-            Deed::ToServer(s, h) => next.to_server(s, h),
+            Deed::ToServer(s, h) => next.server_hears(s, h),
             Deed::LoseReport(s, h) => {
                 next.servers[s].up[h].pop_front();
                 next.spent[0] += 1;
             }
-            Deed::ToAgent(s, h) => next.to_agent(s, h),
+            Deed::ToAgent(s, h) => next.agent_hears(s, h),
             Deed::Die(s) => {
                 next.die(s);
                 next.spent[1] += 1;

@@ -229,6 +229,7 @@ impl<'a> Teller<'a> {
                 Ok(())
             }
             Action::Program { .. } => not("a real program"),
+            Action::Server { .. } => not("a server that stops or starts"),
             Action::Agent { .. } => not("an agent that stops or starts"),
         }
     }
@@ -303,11 +304,6 @@ impl<'a> Teller<'a> {
             }
             HostChange::Address { .. } => not("single addresses that come and go"),
             HostChange::Route { .. } => not("routes"),
-            #[allow(
-                unreachable_patterns,
-                reason = "what later stories can do to a host is for namespaces first"
-            )]
-            _ => not("what happens to this host"),
         }
     }
 
