@@ -290,6 +290,11 @@ impl KernelDatapath {
 
     /// Runs a packet through the ingress program of Ethernet devices; returns its verdict. For tests.
     pub fn run_ingress(&self, frame: &[u8]) -> Result<u32, DatapathError> {
+        self.through_ingress(frame).map(|(verdict, _)| verdict)
+    }
+
+    /// As [`Self::run_ingress`], with what became of the packet.
+    pub fn through_ingress(&self, frame: &[u8]) -> Result<(u32, Vec<u8>), DatapathError> {
         let mut out = vec![0u8; frame.len() + 64];
         let input = ProgramInput {
             data_in: Some(frame),
@@ -302,7 +307,10 @@ impl KernelDatapath {
             .ingress_ethernet
             .test_run(input)
             .map_err(|error| refused("test run", error))?;
-        Ok(output.return_value)
+        let length = output.data.as_ref().map_or(0, |data| data.len());
+        let verdict = output.return_value;
+        out.truncate(length);
+        Ok((verdict, out))
     }
 
     fn ask(&self, request: raw::request) -> Result<raw::request, DatapathError> {

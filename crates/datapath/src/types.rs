@@ -8,6 +8,10 @@ use wire::tuple::{Endpoint, Tuple, address_bytes, address_from_bytes};
 
 use crate::skeleton::types as raw;
 
+/// Bits of `arrival.confirm`, as in `enum first_segments` of intf.h.
+const FIRST_CONFIRMS: u32 = 1;
+const FIRST_MENDED: u32 = 2;
+
 /// A connection both of whose ends offered migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
@@ -336,7 +340,11 @@ impl From<&Arrival> for raw::arrival {
             },
             expect_seq: value.expect_seq,
             expect_ack: value.expect_ack,
-            confirm: u32::from(value.confirm),
+            confirm: if value.confirm {
+                FIRST_CONFIRMS | FIRST_MENDED
+            } else {
+                0
+            },
         }
     }
 }
@@ -355,7 +363,7 @@ impl From<&raw::arrival> for Arrival {
             },
             expect_seq: value.expect_seq,
             expect_ack: value.expect_ack,
-            confirm: value.confirm != 0,
+            confirm: value.confirm & FIRST_CONFIRMS != 0,
         }
     }
 }

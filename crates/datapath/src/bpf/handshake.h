@@ -169,6 +169,7 @@ static __always_inline void acknowledge(const struct packet *p, const struct req
 		return;
 	if (!commit(&arrival->identity, &p->tuple, &arrival->path, arrival->req_no))
 		return;
+	arrival->confirm |= FIRST_MENDED;
 	arrival->state = ARRIVAL_COMMITTED;
 	count(COUNTER_COMMITTED);
 	report_segment(EVENT_COMMITTED, p, option, entry, ifindex, 0);

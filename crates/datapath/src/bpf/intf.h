@@ -109,6 +109,14 @@ enum arrival_state {
 	ARRIVAL_LINGER = 4,
 };
 
+/* What the first ordinary segments on a committed tuple cause. */
+enum first_segments {
+	/* The agent is told of the first one. */
+	FIRST_CONFIRMS = 1,
+	/* Those without an echo get one. */
+	FIRST_MENDED = 2,
+};
+
 /* What to do with segments that arrive on a wire tuple. */
 struct arrival {
 	struct tuple identity;
@@ -118,7 +126,7 @@ struct arrival {
 	/* The Migrate-Ack that commits has exactly these. */
 	u32 expect_seq;
 	u32 expect_ack;
-	/* 1: tell the agent of the first ordinary segment. */
+	/* Bits of `first_segments`. */
 	u32 confirm;
 };
 

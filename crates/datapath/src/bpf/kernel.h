@@ -58,6 +58,7 @@ struct tcp_sock {
 	u32 tsoffset;
 	u32 snd_wnd;
 	u32 mss_cache;
+	u32 srtt_us;
 	u8 tcp_usec_ts : 1;
 	u32 write_seq;
 	u32 rcv_nxt;

@@ -133,27 +133,10 @@ int listeners(struct bpf_iter__tcp *ctx)
 
 static __always_inline void read_state(struct __sk_buff *skb, struct request *r)
 {
-	struct bpf_sock_tuple key = {};
 	struct tcp_state *out = &r->tcp;
-	struct bpf_sock *sk;
+	struct bpf_sock *sk = find_socket(skb, &r->identity);
 	struct tcp_sock *tp;
-	u32 size;
-	u64 clock;
 
-	if (is_mapped(r->identity.remote)) {
-		key.ipv4.saddr = v4_of(r->identity.remote);
-		key.ipv4.daddr = v4_of(r->identity.local);
-		key.ipv4.sport = r->identity.remote_port;
-		key.ipv4.dport = r->identity.local_port;
-		size = sizeof(key.ipv4);
-	} else {
-		__builtin_memcpy(key.ipv6.saddr, r->identity.remote, 16);
-		__builtin_memcpy(key.ipv6.daddr, r->identity.local, 16);
-		key.ipv6.sport = r->identity.remote_port;
-		key.ipv6.dport = r->identity.local_port;
-		size = sizeof(key.ipv6);
-	}
-	sk = bpf_skc_lookup_tcp(skb, &key, size, BPF_F_CURRENT_NETNS, 0);
 	if (!sk)
 		return;
 	out->tcp_state = sk->state;
@@ -172,10 +155,7 @@ static __always_inline void read_state(struct __sk_buff *skb, struct request *r)
 		out->probes_out = tp->inet_conn.icsk_probes_out;
 		out->backoff = tp->inet_conn.icsk_backoff;
 		/* A little behind the socket's own clock: a value ahead of it would poison the peer's memory. */
-		clock = bpf_ktime_get_ns() / 1000 - 1000;
-		if (!BPF_CORE_READ_BITFIELD(tp, tcp_usec_ts))
-			clock /= 1000;
-		out->timestamp_value = (u32)clock + tp->tsoffset;
+		out->timestamp_value = timestamp_before(tp, 1000);
 		out->timestamp_recent = tp->rx_opt.ts_recent;
 		out->send_scale = BPF_CORE_READ_BITFIELD(tp, rx_opt.snd_wscale);
 		out->receive_scale = BPF_CORE_READ_BITFIELD(tp, rx_opt.rcv_wscale);

@@ -8,8 +8,10 @@
  * the stack through the parking device, where no reverse-path rule objects. */
 #pragma once
 
+#include "echo.h"
 #include "handshake.h"
 #include "family.h"
+#include "look.h"
 #include "shadow.h"
 
 /* A segment that has its wire tuple already, on the way through the physical device's egress. */
@@ -130,6 +132,18 @@ static __always_inline int from_parking(struct __sk_buff *skb)
 	return send_out(skb, &p);
 }
 
+/* A keepalive or window probe of a socket of which one before is unanswered. */
+static __always_inline int is_anxious(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct tcp_sock *tp;
+
+	if (!sk)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(sk);
+	return tp && tp->inet_conn.icsk_probes_out;
+}
+
 static __always_inline void suspect(struct __sk_buff *skb, const struct packet *p)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -140,8 +154,7 @@ static __always_inline void suspect(struct __sk_buff *skb, const struct packet *
 	if (!sk)
 		return;
 	tp = bpf_skc_to_tcp_sock(sk);
-	/* A keepalive or window probe, and one before it is unanswered. */
-	if (!tp || !tp->inet_conn.icsk_probes_out || p->seq != tp->snd_una - 1)
+	if (!tp || p->seq != tp->snd_una - 1)
 		return;
 	if (!bpf_map_lookup_elem(&sessions, &p->tuple))
 		return;
@@ -173,6 +186,7 @@ static __always_inline int to_physical(struct __sk_buff *skb, u32 l2)
 {
 	struct config *c = settings();
 	struct packet p = {};
+	int anxious;
 
 	if (!c)
 		return TC_ACT_OK;
@@ -190,7 +204,9 @@ static __always_inline int to_physical(struct __sk_buff *skb, u32 l2)
 		return TC_ACT_OK;
 	if (skb->mark & c->agent_mark)
 		return from_agent(skb, l2);
-	if (!c->moved && skb->len > 120)
+	/* Probes are short. */
+	anxious = skb->len <= 120 && is_anxious(skb);
+	if (!c->moved && !anxious)
 		return TC_ACT_OK;
 	if (!read_l3(skb, l2, 1, &p) || p.protocol != IPPROTO_TCP || !read_tcp(skb, 1, &p))
 		return TC_ACT_OK;
@@ -202,7 +218,7 @@ static __always_inline int to_physical(struct __sk_buff *skb, u32 l2)
 			return send_out(skb, &p);
 		}
 	}
-	if (skb->len <= 120)
+	if (anxious)
 		suspect(skb, &p);
 	return TC_ACT_OK;
 }
@@ -293,8 +309,8 @@ static __always_inline int arrive(struct __sk_buff *skb, struct packet *p, struc
 	}
 	if (p->flags & TCPHDR_RST && hold_reset(p, &identity, c))
 		return TC_ACT_SHOT;
-	if (arrival->confirm) {
-		arrival->confirm = 0;
+	if (arrival->confirm & FIRST_CONFIRMS) {
+		arrival->confirm &= ~FIRST_CONFIRMS;
 		struct event *event = reserve(EVENT_CONFIRMED);
 
 		if (event) {
@@ -306,6 +322,8 @@ static __always_inline int arrive(struct __sk_buff *skb, struct packet *p, struc
 			bpf_ringbuf_submit(event, 0);
 		}
 	}
+	if (arrival->confirm & FIRST_MENDED && !mend_echo(skb, p, &identity))
+		arrival->confirm &= ~FIRST_MENDED;
 	if (!translate(skb, p, 0, &identity))
 		return TC_ACT_SHOT;
 	count(COUNTER_TRANSLATED_IN);
@@ -411,7 +429,7 @@ static __always_inline int from_physical(struct __sk_buff *skb, u32 l2)
 	struct arrival *arrival = NULL;
 	struct packet p = {};
 
-	if (!c || !read_l3(skb, l2, 0, &p))
+	if (!c || (!c->moved && !shadows_exist() && boring(skb, l2)) || !read_l3(skb, l2, 0, &p))
 		return TC_ACT_OK;
 	if (p.protocol != IPPROTO_TCP) {
 		if (c->moved && (p.protocol == IPPROTO_ICMP || p.protocol == IPPROTO_ICMPV6))
@@ -422,7 +440,7 @@ static __always_inline int from_physical(struct __sk_buff *skb, u32 l2)
 		return TC_ACT_OK;
 	if (take_request(skb, &p, ifindex))
 		return TC_ACT_SHOT;
-	if (c->sessions)
+	if (c->moved)
 		arrival = bpf_map_lookup_elem(&arrivals, &p.tuple);
 	if (arrival && arrival->state != ARRIVAL_LINGER)
 		return arrive(skb, &p, arrival, l2, c, ifindex);

@@ -23,7 +23,12 @@ impl FakeDatapath {
         if self.load.0 == 0 {
             return Verdict::Passed;
         }
-        let state = self.arrivals.get(&wire).map(|arrival| arrival.state);
+        let moved = self.load.1 > 0;
+        let state = self
+            .arrivals
+            .get(&wire)
+            .filter(|_| moved)
+            .map(|arrival| arrival.state);
         let left = state == Some(ArrivalState::Linger);
         if state.is_some() && !left {
             return self.arrive_on_known(segment, wire);
@@ -34,7 +39,7 @@ impl FakeDatapath {
         if left && segment.flags != Flags::SYN {
             return self.arrive_on_known(segment, wire);
         }
-        if left || self.load.1 > 0 && self.wires.contains_key(&wire) {
+        if left || moved && self.wires.contains_key(&wire) {
             // The connection is elsewhere: who talks on its old tuple is a stranger, and may begin something new.
             if segment.flags == Flags::SYN {
                 self.shadows.insert(wire);

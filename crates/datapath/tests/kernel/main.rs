@@ -3,6 +3,7 @@
 
 mod adopting;
 mod damage;
+mod echo;
 mod equality;
 mod fidelity;
 mod loading;
