@@ -1,11 +1,27 @@
 //! What the numbers depend on beside the programs: kernel, processors, load.
-use std::fmt;
-use std::fs;
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::{fmt, fs, io};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use serde::Serialize;
 
-/// Congestion control of every host of the bench.
+/// Congestion control of every connection that lasts.
 pub const CONGESTION_CONTROL: &str = "cubic";
+
+/// Gives a socket the bench's congestion control; what a listener accepts inherits it. A namespace cannot be told
+/// once for all: the kernel lets it choose only what it allows to everybody.
+///
+/// # Errors
+/// The kernel does not have it.
+pub fn pin(socket: &impl AsFd) -> io::Result<()> {
+    setsockopt(
+        socket,
+        sockopt::TcpCongestion,
+        &OsString::from(CONGESTION_CONTROL),
+    )?;
+    Ok(())
+}
 
 #[derive(Debug, Default, Serialize)]
 pub struct Surroundings {

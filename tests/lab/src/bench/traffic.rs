@@ -19,7 +19,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::clock;
+use super::{clock, surroundings};
 use crate::apps::sockets;
 
 /// A question and its answer.
@@ -133,6 +133,7 @@ fn socket(description: &Description) -> io::Result<Socket> {
     if let Some(size) = description.send_buffer {
         socket.set_send_buffer_size(size as usize)?;
     }
+    surroundings::pin(&socket)?;
     Ok(socket)
 }
 

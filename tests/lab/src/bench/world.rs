@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use super::netlink::Netlink;
 use super::pair::{End, Pair, Program};
-use super::surroundings::CONGESTION_CONTROL;
 use super::traffic::{Description, Opened, Role};
 use super::{Bench, clock};
 use crate::agents::Agents;
@@ -285,7 +284,6 @@ fn station(bench: &Bench, name: &str) -> Result<Station, String> {
             ("net.ipv4.conf.default.rp_filter", "0"),
             ("net.ipv6.conf.all.disable_ipv6", "1"),
             ("net.ipv6.conf.default.disable_ipv6", "1"),
-            ("net.ipv4.tcp_congestion_control", CONGESTION_CONTROL),
             ("net.mptcp.enabled", "1"),
             ("net.mptcp.close_timeout", "600"),
         ];
