@@ -60,6 +60,11 @@ impl Stream {
         }
     }
 
+    /// Waits until there is room for answers: who asks faster than it reads is read more slowly.
+    pub async fn room(&self) {
+        let _ = self.out.reserve_many(BACKLOG / 2).await;
+    }
+
     /// Pushes a message; a stream whose reader has stopped reading ends.
     pub fn push(&self, message: pb::ServerMessage) {
         if self.out.try_send(Ok(message)).is_err() {

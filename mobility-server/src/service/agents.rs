@@ -187,9 +187,10 @@ impl Talk<'_> {
         let mut pings = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
         let mut number = 0;
         let mut unanswered = 0;
+        let stream = self.stream.clone();
         loop {
             tokio::select! {
-                message = incoming.message() => {
+                message = async { stream.room().await; incoming.message().await } => {
                     unanswered = 0;
                     match message? {
                         Some(message) => self.hear(message).await,
