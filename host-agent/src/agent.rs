@@ -12,6 +12,7 @@ mod heartbeat;
 mod keeping;
 mod moving;
 mod pairing;
+mod paths;
 mod places;
 mod repairing;
 mod reporting;
@@ -34,6 +35,7 @@ use crate::nat64::Nat64Prefix;
 use crate::network::{Network, NetworkEvent};
 use crate::pairs::{PairEvent, Pairs};
 use crate::ports::WirePorts;
+use crate::quality::{Limits, Quality};
 use crate::sessions::{HeldReset, KeySet, Managed};
 use crate::timeline::Timeline;
 
@@ -60,6 +62,11 @@ pub enum Effect {
     FindWaysOutOf(Vec<Tuple>),
     /// Run an exchange with an agent whose keys are known, for the line that comes with it.
     DialAgain(SocketAddr),
+    /// Look whether connections still leave by the device of their address; `follow`: and move those that would leave
+    /// by another one if they were new.
+    ReviewRoutes { follow: bool },
+    /// Move the connections on this local address to a better one.
+    LeavePath(IpAddr),
     /// Run a pair exchange with an agent.
     Dial(SocketAddr),
     /// Dial unless the peer has dialled first.
@@ -80,6 +87,8 @@ pub enum Effect {
         peer: IpAddr,
     },
 }
+
+pub use paths::{Prefer, Sent};
 
 /// What is asked of a way out that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +119,12 @@ pub struct Agent<D> {
     pub retired: BTreeSet<IpAddr>,
     /// Where IPv4 is reached over IPv6.
     pub nat64: Vec<Nat64Prefix>,
+    /// What connections do when the default route leads elsewhere.
+    pub prefer: Prefer,
+    /// How bad a way may be.
+    pub limits: Limits,
+    /// How good they are.
+    pub quality: Quality,
     /// What happened.
     pub timeline: Timeline,
     /// How lines are watched.
@@ -129,6 +144,8 @@ pub struct Agent<D> {
     holders: HashMap<IpAddr, usize>,
     /// IPv4 connections that may leave as IPv6.
     growing: HashSet<Tuple>,
+    follow_at: Option<Timestamp>,
+    judged_at: Option<Timestamp>,
     load: (u32, u32),
     walk: bool,
     /// A connection found every wire port in use.
@@ -148,6 +165,13 @@ impl<D: Datapath> Agent<D> {
             unpaired: HashSet::new(),
             retired: BTreeSet::new(),
             nat64: Vec::new(),
+            prefer: Prefer::default(),
+            limits: Limits {
+                loss: 0.0,
+                rtt: std::time::Duration::ZERO,
+                hold: std::time::Duration::ZERO,
+            },
+            quality: Quality::default(),
             timeline: Timeline::default(),
             heartbeat: Heartbeat::default(),
             enrolment: Enrolment::default(),
@@ -158,6 +182,8 @@ impl<D: Datapath> Agent<D> {
             active: HashSet::new(),
             holders: HashMap::new(),
             growing: HashSet::new(),
+            follow_at: None,
+            judged_at: None,
             load: (0, 0),
             walk: false,
             ports_short: false,
@@ -193,6 +219,7 @@ impl<D: Datapath> Agent<D> {
     pub fn tick(&mut self, now: Timestamp) {
         self.take_opened();
         self.try_other_families(now);
+        self.look_at_paths(now);
         let watched: Vec<Tuple> = self
             .sessions
             .values()

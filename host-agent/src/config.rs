@@ -58,6 +58,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Where Prometheus finds the metrics; empty: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// When connections leave a way that still works.
+    pub paths: Paths,
     /// How patient the agent is.
     pub timeouts: Timeouts,
     /// How it finds out that a path has died without a word.
@@ -118,6 +120,41 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// What connections do when the default route leads elsewhere and their own way still works.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum PreferSetting {
+    /// They stay until it breaks.
+    Own,
+    /// They follow.
+    DefaultRoute,
+}
+
+/// When connections leave a way that still works.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Paths {
+    /// Whether they follow the default route.
+    pub prefer: PreferSetting,
+    /// Part of the segments that may have to be sent again, 0 to 1; 0: all.
+    pub loss: f64,
+    /// Round-trip time that may be, in seconds; 0: any.
+    pub rtt: f64,
+    /// How long a way that was left for these is not chosen again, in seconds.
+    pub hold: f64,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            prefer: PreferSetting::Own,
+            loss: 0.0,
+            rtt: 0.0,
+            hold: 60.0,
+        }
+    }
 }
 
 /// Durations, all in seconds.
@@ -204,6 +241,7 @@ impl Default for Config {
             log: "info".into(),
             log_format: LogFormat::Text,
             metrics: None,
+            paths: Paths::default(),
             timeouts: Timeouts::default(),
             heartbeat: Heartbeat::default(),
         }
@@ -336,6 +374,8 @@ impl Config {
             ("timeouts.linger", self.timeouts.linger),
             ("timeouts.reset", self.timeouts.reset),
             ("timeouts.heartbeat", self.timeouts.heartbeat),
+            ("paths.rtt", self.paths.rtt),
+            ("paths.hold", self.paths.hold),
         ] {
             if !(0.0..=31_536_000.0).contains(&seconds) {
                 return value(
@@ -354,6 +394,10 @@ impl Config {
                     format!("{seconds} is no number of seconds between 0.1 and a day"),
                 );
             }
+        }
+        if !(0.0..=1.0).contains(&self.paths.loss) {
+            let loss = self.paths.loss;
+            return value("paths.loss", format!("{loss} is no part between 0 and 1"));
         }
         self.offers()?;
         self.nat64()?;
@@ -383,6 +427,23 @@ impl Config {
                 key: "nat64_prefixes",
                 error: error.to_string(),
             })
+    }
+
+    /// How bad a way may be.
+    pub fn limits(&self) -> crate::quality::Limits {
+        crate::quality::Limits {
+            loss: self.paths.loss,
+            rtt: Duration::from_secs_f64(self.paths.rtt),
+            hold: Duration::from_secs_f64(self.paths.hold),
+        }
+    }
+
+    /// What connections do when the default route leads elsewhere.
+    pub fn prefer(&self) -> crate::agent::Prefer {
+        match self.paths.prefer {
+            PreferSetting::Own => crate::agent::Prefer::Own,
+            PreferSetting::DefaultRoute => crate::agent::Prefer::DefaultRoute,
+        }
     }
 
     /// What the state machine is told of all this.

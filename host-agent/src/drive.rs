@@ -2,6 +2,7 @@
 
 mod answers;
 mod effects;
+mod review;
 pub mod servers;
 
 use std::net::IpAddr;
@@ -140,6 +141,8 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
     agent.enrolment.word = config.enrol;
     agent.enrolment.prefixes = config.offers()?.1;
     agent.enrolment.agent_port = config.agent_port;
+    agent.prefer = config.prefer();
+    agent.limits = config.limits();
     let (facts, facts_receiver) = channel::channel(Arc::new(local_facts(&config)));
     let agent_id = credentials.identity().agent_id().to_string();
     let (credentials_sender, credentials) = channel::channel(credentials);

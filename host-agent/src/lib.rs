@@ -18,6 +18,7 @@ pub mod nat64;
 pub mod network;
 pub mod pairs;
 pub mod ports;
+pub mod quality;
 pub mod server;
 pub mod sessions;
 pub mod status;

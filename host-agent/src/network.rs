@@ -106,6 +106,11 @@ impl Network {
             .min()
     }
 
+    /// Whether packets on a device have an Ethernet header, and need a neighbour.
+    pub fn is_ethernet(&self, ifindex: u32) -> bool {
+        self.links.get(&ifindex).is_some_and(|link| link.ethernet)
+    }
+
     /// The name of a device.
     pub fn name(&self, ifindex: u32) -> Option<&str> {
         self.links.get(&ifindex).map(|link| link.name.as_str())

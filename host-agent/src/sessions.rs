@@ -94,6 +94,12 @@ pub struct Managed {
     pub held_reset: Option<HeldReset>,
     /// When its machine wants to be woken.
     pub alarm: Option<Timestamp>,
+    /// Kept on the device of its address though routes lead elsewhere.
+    pub pinned: bool,
+    /// What its socket had sent when it was read last, and from which address.
+    pub sent: Option<(std::net::IpAddr, crate::agent::Sent)>,
+    /// When that was.
+    pub sampled_at: Option<Timestamp>,
     /// When the other family is tried too.
     pub other_family_at: Option<Timestamp>,
     /// Everything but its keys is released.
@@ -195,6 +201,9 @@ impl Managed {
             last_outage: None,
             held_reset: None,
             alarm: None,
+            pinned: false,
+            sent: None,
+            sampled_at: None,
             other_family_at: None,
             released: false,
         }

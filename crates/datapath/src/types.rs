@@ -1,6 +1,7 @@
 //! What the maps hold, as values: conversions between the C layout and the field's terms.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use wire::keys::{MacKey, Role};
 use wire::reqno::ReqNo;
@@ -159,6 +160,12 @@ pub struct TcpState {
     pub backoff: u32,
     /// Shift of our window field, if the connection scales.
     pub receive_scale: Option<u8>,
+    /// Smoothed round-trip time; zero: not measured yet.
+    pub rtt: Duration,
+    /// Segments with data that were sent so far, those sent again among them; wraps.
+    pub data_segments_out: u32,
+    /// Segments that were sent again so far; wraps.
+    pub retransmitted: u32,
     /// TSval of the last thing sent and TSecr to echo, if the connection has timestamps.
     pub timestamps: Option<(u32, u32)>,
 }
@@ -388,6 +395,9 @@ impl TcpState {
             packets_out: value.packets_out,
             probes_out: u32::from(value.probes_out),
             backoff: u32::from(value.backoff),
+            rtt: Duration::from_micros(u64::from(value.rtt)),
+            data_segments_out: value.data_segments_out,
+            retransmitted: value.retransmitted,
             receive_scale: (value.scale_ok != 0).then_some(value.receive_scale),
             timestamps: (value.timestamps_ok != 0).then_some((value.timestamp_value, value.timestamp_recent)),
         })

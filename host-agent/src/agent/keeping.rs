@@ -17,7 +17,7 @@ impl<D: Datapath> Agent<D> {
             return;
         };
         let suspect = managed.machine.state() == migration::State::Suspect;
-        let mark = !managed.released && (managed.is_active() || suspect);
+        let mark = !managed.released && (managed.is_active() || suspect || managed.pinned);
         if managed.flags.mark != mark {
             managed.flags.mark = mark;
             self.walk = true;

@@ -28,6 +28,7 @@ impl<D: Datapath> Agent<D> {
             NetworkEvent::RoutesChanged => {
                 self.effects.push(Effect::FindWaysOut);
                 self.doubt_paths("routes have changed", now);
+                self.routes_changed(now);
             }
             NetworkEvent::NeighbourChanged { address } => {
                 self.timeline.note("", "neighbour_changed", address.to_string());
@@ -42,6 +43,7 @@ impl<D: Datapath> Agent<D> {
 
     pub(super) fn address_lost(&mut self, address: IpAddr, now: Timestamp) {
         self.lines_lose(address, now);
+        self.quality.forget(address);
         // First of all, nothing leaves from there any more.
         let concerned: Vec<Tuple> = self
             .sessions

@@ -75,6 +75,8 @@ impl Driver {
                     self.dial(peer);
                 }
             }
+            Effect::ReviewRoutes { follow } => self.review_routes(follow).await,
+            Effect::LeavePath(address) => self.leave_path(address).await,
             Effect::Dial(peer) => self.dial_unless_paired(peer),
             Effect::DialLater(peer) => {
                 let sender = self.later.0.clone();

@@ -243,6 +243,10 @@ struct tcp_state {
 	u32 packets_out;
 	u32 timestamp_value;
 	u32 timestamp_recent;
+	/* In microseconds. */
+	u32 rtt;
+	u32 data_segments_out;
+	u32 retransmitted;
 	u8 send_scale;
 	u8 receive_scale;
 	u8 scale_ok;

@@ -152,6 +152,10 @@ static __always_inline void read_state(struct __sk_buff *skb, struct request *r)
 		out->snd_wnd = tp->snd_wnd;
 		out->mss = tp->mss_cache;
 		out->packets_out = tp->packets_out;
+		/* The kernel keeps eighths. */
+		out->rtt = tp->srtt_us >> 3;
+		out->data_segments_out = tp->data_segs_out;
+		out->retransmitted = tp->total_retrans;
 		out->probes_out = tp->inet_conn.icsk_probes_out;
 		out->backoff = tp->inet_conn.icsk_backoff;
 		/* A little behind the socket's own clock: a value ahead of it would poison the peer's memory. */

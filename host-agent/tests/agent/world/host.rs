@@ -278,6 +278,7 @@ impl Host {
             }
             Effect::FindWayTo(identity, to) => self.find_way_to(identity, to, now),
             Effect::Attach { .. } | Effect::UpdateFacts | Effect::DialAgain(_) | Effect::Tunnel { .. } => {}
+            Effect::ReviewRoutes { .. } | Effect::LeavePath(_) => {}
         }
     }
 
