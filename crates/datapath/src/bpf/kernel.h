@@ -65,7 +65,6 @@ struct tcp_sock {
 	u32 snd_nxt;
 	u32 snd_una;
 	u32 packets_out;
-	u32 srtt_us;
 	u32 data_segs_out;
 	u32 total_retrans;
 	u32 rcv_wnd;
