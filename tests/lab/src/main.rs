@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use lab::generated::{chaos, matrix};
+use lab::generated::{chaos, matrix, same};
 use lab::language::{self, Scenario};
 use lab::machine::sweep;
 use lab::report::demo;
@@ -43,6 +43,8 @@ enum Command {
     Matrix(matrix::Arguments),
     /// Tell a long story that a seed draws: moves, reboots, kills, losses and thefts under real programs
     Chaos(chaos::Arguments),
+    /// Compare the segments of a story with agents that have nothing to do, and without agents
+    Same(same::Arguments),
     /// Measure how long a move takes, and what translation costs
     Bench(bench::command::Arguments),
     /// Make up stories of two wandering hosts and tell them in the simulated world, one for each seed; the first that
@@ -142,6 +144,7 @@ fn main() -> Result<ExitCode> {
         }
         Command::Matrix(arguments) => Ok(generated(matrix::run(&arguments))),
         Command::Chaos(arguments) => Ok(generated(chaos::run(&arguments))),
+        Command::Same(arguments) => Ok(generated(same::run(&arguments))),
         Command::Bench(arguments) => bench::command::run(arguments),
         Command::BenchProgram { description } => match bench::pair::be(&description) {
             Ok(()) => Ok(ExitCode::SUCCESS),

@@ -62,6 +62,10 @@ pub enum Topic {
         count: Option<u64>,
     },
     Idle,
+    /// One connection after the other: each asks once, hears the answer, and is closed.
+    Visits {
+        count: u64,
+    },
 }
 
 /// Runs an application to its end. The exit code is 0 if nothing failed.

@@ -39,6 +39,9 @@ pub fn run(conversation: &Conversation) -> i32 {
 }
 
 fn connection(conversation: &Conversation, number: u64, reporter: &Reporter, prompter: &Prompter) {
+    if let Topic::Visits { count } = conversation.what {
+        return visits(conversation, number, count, reporter);
+    }
     let outcome = connect(conversation.to, &conversation.options).and_then(|stream| {
         reporter.change(|report| {
             report.connected += 1;
@@ -53,6 +56,35 @@ fn connection(conversation: &Conversation, number: u64, reporter: &Reporter, pro
         if let Err(error) = outcome {
             report.fail(&sockets::name(&error));
         }
+    });
+}
+
+/// Connects, asks, hears, closes, `count` times. Whatever fails is counted, and the next one is tried.
+fn visits(conversation: &Conversation, number: u64, count: u64, reporter: &Reporter) {
+    let mut words = Stream::new(conversation.seed.wrapping_add(number));
+    reporter.change(|report| {
+        report.connected += 1;
+        report.open += 1;
+    });
+    for _ in 0..count {
+        let outcome = connect(conversation.to, &conversation.options).and_then(|stream| {
+            let mut reader = BufReader::new(&stream);
+            writeln!(&stream, "echo")?;
+            ask(&stream, &mut reader, &mut words, 64)?;
+            stream.shutdown(std::net::Shutdown::Write)?;
+            match reader.read(&mut [0; 16])? {
+                0 => Ok(()),
+                _ => Err(io::Error::other("more than the answer")),
+            }
+        });
+        reporter.change(|report| match outcome {
+            Ok(()) => report.answers += 1,
+            Err(error) => report.fail(&sockets::name(&error)),
+        });
+    }
+    reporter.change(|report| {
+        report.open -= 1;
+        report.ended += 1;
     });
 }
 
@@ -118,6 +150,8 @@ fn converse(
             }
             Ok(())
         }
+        // Opens connections of its own.
+        Topic::Visits { .. } => Ok(()),
         Topic::Idle => {
             writeln!(stream, "echo")?;
             let mut words = Stream::new(seed);

@@ -2,8 +2,10 @@
 //!
 //! 1. [`matrix`] tells one short story for every combination of places, movers, families and programs.
 //! 2. [`chaos`] tells one long story that a seed draws: moves, reboots, kills and losses under five real programs.
-//! 3. [`told`] runs a story as a process of its own, so that a failure leaves the command that repeats it.
+//! 3. [`same`] tells one story with agents that have nothing to do and without agents, and compares the segments.
+//! 4. [`told`] runs a story as a process of its own, so that a failure leaves the command that repeats it.
 pub mod chaos;
 pub mod matrix;
+pub mod same;
 mod table;
 mod told;

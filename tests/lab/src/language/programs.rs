@@ -8,8 +8,9 @@ use super::lexer::{Pair, Sign};
 use super::units;
 use super::words::Words;
 
-pub const VERBS: [&str; 12] = [
-    "exec", "serve", "fetch", "push", "exchange", "echo", "idle", "sshd", "httpd", "iperf3d", "ssh", "dialog",
+pub const VERBS: [&str; 13] = [
+    "exec", "serve", "fetch", "push", "exchange", "echo", "visits", "idle", "sshd", "httpd", "iperf3d",
+    "ssh", "dialog",
 ];
 
 /// Where the lab's own server listens unless a line says otherwise.
@@ -213,6 +214,7 @@ fn talk(verb: &str, words: &mut Words) -> Result<Program, Diagnostic> {
             every: Duration::from_millis(100),
             count: None,
         },
+        "visits" => Talking::Visits(1000),
         _ => Talking::Idle,
     };
     Ok(Program::Talk(Talk {
@@ -305,6 +307,10 @@ impl Options {
             units::whole(text).filter(|number| (1..=20_000).contains(number))
         })?;
         talk.connections = connections.unwrap_or(1) as u32;
+        if let Talking::Visits(visits) = &mut talk.what {
+            let count = self.take("count", "how many visits", units::whole)?;
+            *visits = count.unwrap_or(*visits);
+        }
         if let Talking::Echo { size, every, count } = &mut talk.what {
             let bytes = self.take("size", "1 to 64KiB", |text| {
                 units::size(text).filter(|size| (1..=65_536).contains(size))

@@ -45,6 +45,8 @@ pub struct Seen {
     pub request: Option<Request>,
     /// What the sender of a Migrate-Request expects next.
     pub rcv_nxt: Option<u32>,
+    /// The options of the TCP header, as they are.
+    pub options: Vec<u8>,
 }
 
 impl Seen {
@@ -164,5 +166,6 @@ fn segment(frame: &[u8], length: u32, way: Way, time: f64) -> Option<Seen> {
         payload: end.saturating_sub((tcp.at + tcp.header) as u32),
         request,
         rcv_nxt,
+        options: frame.get(tcp.at + 20..tcp.at + tcp.header)?.to_vec(),
     })
 }

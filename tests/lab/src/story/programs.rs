@@ -287,6 +287,7 @@ pub fn conversation(talk: &Talk, address: IpAddr, seed: u64) -> App {
             count,
         },
         Talking::Idle => Topic::Idle,
+        Talking::Visits(count) => Topic::Visits { count },
     };
     App::Talk(Conversation {
         to: SocketAddr::new(address, talk.port),

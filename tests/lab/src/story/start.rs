@@ -335,6 +335,7 @@ fn describe(talk: &Talk) -> String {
         Talking::Exchange(bytes) => format!("exchange {} {}", talk.to, units::show_size(bytes)),
         Talking::Echo { every, .. } => format!("echo {} every {}", talk.to, units::show_duration(every)),
         Talking::Idle => format!("idle {}", talk.to),
+        Talking::Visits(count) => format!("visits {} count={count}", talk.to),
     };
     if talk.connections > 1 {
         said += &format!(" connections={}", talk.connections);

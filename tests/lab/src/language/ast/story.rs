@@ -247,6 +247,8 @@ pub enum Talking {
     },
     /// Connects and stays silent until told to speak.
     Idle,
+    /// So many connections one after the other, each with one question.
+    Visits(u64),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
