@@ -35,7 +35,8 @@ impl Connection {
     pub fn wanted(&self) -> u32 {
         match self.talking {
             Talking::Echo { count, .. } => count.map_or(u32::MAX, |count| count as u32),
-            Talking::Idle => u32::MAX,
+            // Visits never come here: many connections are not for this world.
+            Talking::Idle | Talking::Visits(_) => u32::MAX,
             Talking::Fetch(_) | Talking::Push(_) | Talking::Exchange(_) => SEGMENTS as u32,
         }
     }
@@ -47,7 +48,7 @@ impl Connection {
             Talking::Fetch(_) | Talking::Echo { .. } => got(0),
             Talking::Push(_) => got(1),
             Talking::Exchange(_) => got(0) && got(1),
-            Talking::Idle => false,
+            Talking::Idle | Talking::Visits(_) => false,
         }
     }
 
@@ -209,7 +210,7 @@ impl World {
         ];
         let size = match talking {
             Talking::Fetch(size) | Talking::Push(size) | Talking::Exchange(size) => size,
-            Talking::Echo { .. } | Talking::Idle => SEGMENTS,
+            Talking::Echo { .. } | Talking::Idle | Talking::Visits(_) => SEGMENTS,
         };
         let now = self.net.now;
         self.connections.push(Connection {
@@ -229,7 +230,7 @@ impl World {
             Talking::Fetch(_) => &[1],
             Talking::Push(_) => &[0],
             Talking::Exchange(_) => &[0, 1],
-            Talking::Echo { .. } | Talking::Idle => &[],
+            Talking::Echo { .. } | Talking::Idle | Talking::Visits(_) => &[],
         };
         for &h in writers {
             for _ in 0..SEGMENTS {

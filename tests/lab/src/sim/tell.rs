@@ -311,6 +311,9 @@ impl<'a> Teller<'a> {
         match &start.program {
             Program::Serve { .. } => Ok(()),
             Program::Talk(talk) => {
+                if matches!(talk.what, Talking::Visits(_)) {
+                    return not("visits, which are many connections");
+                }
                 let node = self.node(&start.host.text)?;
                 let has_agent = |name: &str| self.scenario.agents.iter().any(|agent| agent.host.text == name);
                 if !has_agent(&start.host.text) || !has_agent(&talk.to.text) {
