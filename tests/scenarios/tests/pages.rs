@@ -148,15 +148,16 @@ fn the_packaged_configuration_names_every_key() {
         .filter_map(|line| line.trim_start_matches(['#', ' ']).split_once('='))
         .map(|(key, _)| key.trim())
         .collect();
-    let structs = source
-        .split("\npub struct ")
-        .skip(1)
-        .filter(|part| part.starts_with("Config ") || part.starts_with("Timeouts "));
+    let structs = source.split("\npub struct ").skip(1).filter(|part| {
+        ["Config ", "Timeouts ", "Paths ", "Heartbeat "]
+            .iter()
+            .any(|name| part.starts_with(name))
+    });
     let keys: Vec<&str> = structs
         .flat_map(|part| part.split("\n}").next().unwrap_or_default().lines())
         .filter_map(|line| line.strip_prefix("    pub ")?.split_once(':'))
         .map(|(key, _)| key)
-        .filter(|key| !matches!(*key, "trust" | "timeouts"))
+        .filter(|key| !matches!(*key, "trust" | "timeouts" | "paths" | "heartbeat"))
         .collect();
     assert!(keys.len() > 15, "the keys were not found in config.rs: {keys:?}");
     let missing: Vec<&&str> = keys.iter().filter(|key| !named.contains(**key)).collect();
