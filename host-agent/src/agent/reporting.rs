@@ -316,7 +316,7 @@ impl<D: Datapath> Agent<D> {
         if servers.is_empty() {
             return;
         }
-        let counter = self.reporting.counter.next();
+        let counter = self.reporting.counter.take();
         let Some(report) = self.compose(&pair, from, waiting, counter) else {
             return;
         };

@@ -50,6 +50,12 @@ pub fn authorities(config: &Config) -> PathBuf {
     }
 }
 
+impl Default for Servers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Servers {
     /// Nobody is attended yet.
     pub fn new() -> Self {

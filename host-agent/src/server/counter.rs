@@ -37,7 +37,7 @@ impl MoveCounter {
     }
 
     /// The next number; never 0.
-    pub fn next(&mut self) -> u64 {
+    pub fn take(&mut self) -> u64 {
         self.last += 1;
         if self.last > self.promised {
             self.promised = self.last + AHEAD;

@@ -38,16 +38,17 @@ pub struct Attended {
     pub over: bool,
 }
 
+/// The end of a tunnel that came first: where frames to it go, and those from it.
+type TunnelEnd = (
+    mpsc::Sender<Result<said::TunnelFrame, Status>>,
+    Streaming<said::TunnelFrame>,
+);
+
 #[derive(Default)]
 pub struct Notes {
     pub streams: Mutex<Vec<Attended>>,
     pub changed: Notify,
-    waiting: Mutex<
-        Option<(
-            mpsc::Sender<Result<said::TunnelFrame, Status>>,
-            Streaming<said::TunnelFrame>,
-        )>,
-    >,
+    waiting: Mutex<Option<TunnelEnd>>,
 }
 
 impl Notes {
