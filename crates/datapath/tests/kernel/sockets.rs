@@ -154,7 +154,7 @@ fn marks_and_timeouts_are_set_and_the_applications_own_come_back() {
 }
 
 #[test]
-fn the_first_timeout_makes_a_connection_suspect_once() {
+fn the_first_timeout_makes_a_connection_suspect_and_the_next_ones_do_not_chatter() {
     isolated(|| {
         let (host_a, host_b) = (Host::first(), Host::second());
         // Only connections that both ends can migrate are watched.
@@ -191,12 +191,13 @@ fn the_first_timeout_makes_a_connection_suspect_once() {
         assert_eq!(told, [Event::Suspect { identity: tuple }]);
         assert_eq!(mark(&client), MARK);
         assert_eq!(user_timeout(&client), Some(Duration::from_millis(RAISED.into())));
-        // The next timeouts say nothing new.
+        // The next timeouts say it again at most once in two seconds.
         let quiet = Instant::now() + Duration::from_millis(700);
         until("a second timeout", || {
             Instant::now() > quiet && datapath.read_tcp(&tuple).unwrap().unwrap().backoff >= 2
         });
-        assert_eq!(datapath.events(), []);
+        let again = datapath.events();
+        assert!(again.len() <= 1, "{again:?}");
     });
 }
 
