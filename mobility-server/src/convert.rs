@@ -203,16 +203,18 @@ pub fn waiting_message(waiting: Waiting) -> pb::ServerMessage {
     }))
 }
 
-/// A refusal, about a pair or about nothing in particular.
+/// A refusal, about a pair or about nothing in particular. `newest`: the move counter that one was stale against, or 0.
 pub fn refused_message(
     reason: pb::refused::Reason,
     pair: Option<PairId>,
     text: impl Into<String>,
+    newest: u64,
 ) -> pb::ServerMessage {
     server_message(pb::server_message::Body::Refused(pb::Refused {
         reason: reason.into(),
         pair_id: pair.map(|pair| pair.0.to_vec()).unwrap_or_default(),
         text: text.into(),
+        newest,
     }))
 }
 

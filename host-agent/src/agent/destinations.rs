@@ -130,6 +130,9 @@ impl<D: Datapath> Agent<D> {
                     followed.retain(|known| known.server != server || known.decision > cancelled.decision);
                 }
                 self.timeline.count("destination_cancelled");
+                if cancelled.forgotten && self.may_speak_of(&server, id) {
+                    self.report_forgotten(id, now);
+                }
             }
             Body::Tunnel(invitation) => {
                 // Only for a connection of ours that asked for it.
@@ -148,13 +151,20 @@ impl<D: Datapath> Agent<D> {
                     "server_refuses",
                     format!("{server}: {:?} {}", refused.reason(), shown(&refused.text)),
                 );
-                // A number that a lost state directory has brought down: begin above it.
-                if refused.reason() == said::refused::Reason::Stale {
-                    self.timeline.count("report_stale");
+                let id = Uuid::from_slice(&refused.pair_id).unwrap_or_default();
+                if refused.reason() == said::refused::Reason::Stale && self.may_speak_of(&server, id) {
+                    self.report_stale(id, refused.newest, now);
                 }
             }
             Body::Hello(_) | Body::Ping(_) | Body::GoAway(_) => {}
         }
+    }
+
+    /// Whether the pair is ours, and the server one of its servers.
+    fn may_speak_of(&self, server: &String, pair: Uuid) -> bool {
+        self.pairs
+            .by_id(&pair)
+            .is_some_and(|pair| self.servers_of(pair).contains(server))
     }
 
     fn destination(&mut self, server: String, destination: said::Destination, now: Timestamp) {

@@ -36,6 +36,13 @@ impl MoveCounter {
         }
     }
 
+    /// The next number will be above `heard`, which a server has heard in our name.
+    ///
+    /// Not beyond half of all numbers: whoever lies about it cannot use them up.
+    pub fn pass(&mut self, heard: u64) {
+        self.last = self.last.max(heard.min(u64::MAX / 2));
+    }
+
     /// The next number; never 0.
     pub fn take(&mut self) -> u64 {
         self.last += 1;

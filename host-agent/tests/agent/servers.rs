@@ -366,3 +366,80 @@ fn a_decision_that_crossed_the_withdrawal_is_withdrawn_by_name() {
     assert_eq!(last.withdraw.move_counter, own.move_counter);
     assert_eq!(last.heard.get(SERVER), Some(&8));
 }
+
+#[test]
+fn a_report_that_a_server_has_forgotten_is_made_again_while_it_is_needed() {
+    let (mut world, connection) = world();
+    both_moved(&mut world);
+    let first = report(&mut world, Side::A).unwrap();
+    let forgotten = |pair_id: &[u8], forgotten| {
+        Body::Cancelled(said::Cancelled {
+            pair_id: pair_id.to_vec(),
+            decision: 1,
+            forgotten,
+        })
+    };
+    // A decision that no longer holds leaves the report as it is, and other pairs are no business of ours.
+    for harmless in [forgotten(&first.pair_id, false), forgotten(&[9; 16], true)] {
+        let now = world.now;
+        world.a.told(harmless, now);
+        world.run(millis(4000));
+        assert_eq!(report(&mut world, Side::A).as_ref(), Some(&first));
+    }
+    let now = world.now;
+    world.a.told(forgotten(&first.pair_id, true), now);
+    world.run(millis(1000));
+    let second = report(&mut world, Side::A).unwrap();
+    assert!(second.move_counter > first.move_counter);
+    assert_eq!(second.connections, first.connections);
+    // It says so again and again: nobody is flooded for it.
+    let mut numbers = std::collections::BTreeSet::new();
+    for _ in 0..100 {
+        let now = world.now;
+        world.a.told(forgotten(&first.pair_id, true), now);
+        world.run(millis(50));
+        numbers.insert(report(&mut world, Side::A).unwrap().move_counter);
+    }
+    assert!((2..=4).contains(&numbers.len()), "{numbers:?}");
+    let own = report(&mut world, Side::A).unwrap();
+    say(
+        &mut world,
+        Side::A,
+        destination(&own, "198.51.100.9", Action::SendMsyn, 2),
+    );
+    world.assert_resumed(connection, "192.0.2.7", "198.51.100.9");
+    let now = world.now;
+    world.a.told(forgotten(&first.pair_id, true), now);
+    world.run(millis(4000));
+    assert_eq!(report(&mut world, Side::A), None, "nothing waits any more");
+}
+
+#[test]
+fn numbers_begin_above_what_a_server_has_heard() {
+    let (mut world, _) = world();
+    both_moved(&mut world);
+    let first = report(&mut world, Side::A).unwrap();
+    let stale = |newest| {
+        Body::Refused(said::Refused {
+            reason: said::refused::Reason::Stale.into(),
+            pair_id: first.pair_id.clone(),
+            newest,
+            ..said::Refused::default()
+        })
+    };
+    let mut last = first.move_counter;
+    for (newest, least) in [
+        (last - 1, last),
+        (0, last + 1),
+        (last + 1_000_000, last + 1_000_001),
+        (u64::MAX, u64::MAX / 2 + 1),
+        (u64::MAX, u64::MAX / 2 + 2),
+    ] {
+        let now = world.now;
+        world.a.told(stale(newest), now);
+        world.run(millis(3000));
+        let current = report(&mut world, Side::A).unwrap().move_counter;
+        assert_eq!(current, least, "after {last}, told {newest}");
+        last = current;
+    }
+}

@@ -365,7 +365,11 @@ impl Pairs {
             ServerAction::Refuse { agent, reason } => {
                 let kind = refusal(&reason);
                 self.counters.refused(kind);
-                let message = convert::refused_message(kind, Some(key.pair), reason.to_string());
+                let newest = match reason {
+                    ServerRefusal::Stale { newest, .. } => newest,
+                    _ => 0,
+                };
+                let message = convert::refused_message(kind, Some(key.pair), reason.to_string(), newest);
                 self.registry.tell(&agent, &message);
             }
         }

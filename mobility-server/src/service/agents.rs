@@ -239,7 +239,7 @@ impl Talk<'_> {
         if let Err((reason, pair, text)) = told {
             self.shared.counters.refused(reason);
             let pair = convert::pair_id(&pair).ok();
-            self.stream.push(convert::refused_message(reason, pair, text));
+            self.stream.push(convert::refused_message(reason, pair, text, 0));
         }
     }
 

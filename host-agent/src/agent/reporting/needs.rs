@@ -1,0 +1,80 @@
+//! Which connections the servers are told of, and why: what a step of a connection's machine means for its report.
+
+use super::*;
+
+/// Only a silence of this length makes an end that has not moved ask the servers: timeouts are common.
+const WAITING_AFTER: Duration = Duration::from_secs(1);
+
+impl<D: Datapath> Agent<D> {
+    /// Silences that have lasted long enough are looked at once more.
+    pub(super) fn note_silent(&mut self, now: Timestamp) {
+        let reporting = &mut self.reporting;
+        let due = reporting
+            .silent
+            .iter()
+            .filter(|(_, since)| now.since(**since) >= WAITING_AFTER)
+            .map(|(identity, _)| *identity);
+        let due: Vec<Tuple> = due
+            .filter(|identity| !reporting.in_trouble.contains_key(identity))
+            .collect();
+        reporting.touched.extend(due);
+    }
+
+    /// Puts one connection where it belongs; says which pairs this concerns.
+    pub(super) fn classify(&mut self, identity: Tuple, now: Timestamp) -> Vec<Uuid> {
+        let before = self.reporting.in_trouble.get(&identity).copied();
+        let after = self.need_of(identity, now);
+        let mut changed: Vec<Uuid> = before.into_iter().collect();
+        let pair = self.sessions.get(&identity).map(|managed| managed.keys().pair_id);
+        let after = after.zip(pair);
+        if let Some(pair) = before
+            && after.is_none_or(|(_, now_of)| now_of != pair)
+        {
+            self.reporting.in_trouble.remove(&identity);
+            if let Some(trouble) = self.reporting.troubles.get_mut(&pair) {
+                trouble.needs.remove(&identity);
+            }
+        }
+        if let Some((need, pair)) = after {
+            self.reporting.in_trouble.insert(identity, pair);
+            let trouble = self.reporting.troubles.entry(pair).or_default();
+            trouble.needs.insert(identity, need);
+            changed.push(pair);
+        }
+        changed
+    }
+
+    fn need_of(&mut self, identity: Tuple, now: Timestamp) -> Option<Need> {
+        let managed = self.sessions.get(&identity).filter(|managed| managed.is_live());
+        let Some(machine) = managed.map(|managed| &managed.machine) else {
+            self.reporting.silent.remove(&identity);
+            return None;
+        };
+        if !machine.troubled() {
+            self.reporting.silent.remove(&identity);
+            return None;
+        }
+        let usable = |address: IpAddr| self.network.device_of(address).is_some();
+        let here = machine.wire().local;
+        let attempt = machine
+            .attempts()
+            .iter()
+            .rev()
+            .find(|attempt| usable(attempt.from.address));
+        if machine.is_parked() || !machine.is_confirmed() {
+            self.reporting.silent.remove(&identity);
+            return match attempt.map(|attempt| attempt.from) {
+                Some(from) => Some(Need::Moved(from)),
+                None if !machine.is_parked() && usable(here.address) => Some(Need::Moved(here)),
+                None => Some(Need::Away),
+            };
+        }
+        let silent = machine.state() == State::Suspect || attempt.is_some();
+        if !silent || !usable(here.address) {
+            return None;
+        }
+        let since = *self.reporting.silent.entry(identity).or_insert(now);
+        let waits = now.since(since) >= WAITING_AFTER || attempt.is_some();
+        waits.then_some(Need::Waiting(here.address))
+    }
+}
