@@ -8,8 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 use super::capture::{Capture, Way};
 use super::segment::Packet;
 
-/// A frame that its host handed to the device just before an address was taken away may pass this much later.
-const GRACE: Duration = Duration::from_millis(100);
+/// A frame that its host handed to the device just before an address was taken away may pass this much later: an
+/// upload keeps megabytes in the device's queue, and on a busy machine the thread of the link gets to them late.
+/// Only this device is lenient: on the next network the old source is foreign from the first moment.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What one device may send and what it has seen. Shared between the story and the link's thread.
 #[derive(Default)]
