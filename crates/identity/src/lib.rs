@@ -12,6 +12,8 @@
 //! 5. A host may join a deployment with an [`EnrolmentToken`] instead of step 1: [`Application`] makes its key and asks
 //!    for a certificate over [`first_contact`]; later it speaks to the servers by [`towards_servers`], and seals what
 //!    only its peer may read ([`sealed`]).
+//! 6. Two ends that cannot reach each other are joined by a proxy, which honours nothing but a [`ticket`] of the
+//!    deployment.
 //!
 //! What goes wrong at a peer's end is a value with a reason ([`ExchangeError::reason`]), never a panic.
 
@@ -34,6 +36,7 @@ mod serving;
 mod store;
 mod store_codec;
 mod talk;
+pub mod ticket;
 mod token;
 mod transcript;
 mod trust;
