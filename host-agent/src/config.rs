@@ -23,6 +23,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Directory on a BPF file system.
     pub pin_dir: PathBuf,
+    /// How many connections that can migrate there may be at a time.
+    pub max_connections: u32,
     /// Unix socket of the command line tools.
     pub control_socket: PathBuf,
     /// TCP port on which other agents find this one.
@@ -224,6 +226,7 @@ impl Default for Config {
             cgroup: None,
             state_dir: "/var/lib/host-agent".into(),
             pin_dir: "/sys/fs/bpf/host-agent".into(),
+            max_connections: 131_072,
             control_socket: "/run/host-agent/control.sock".into(),
             agent_port: 7801,
             identity: "/etc/mobility/identity".into(),
@@ -398,6 +401,13 @@ impl Config {
         if !(0.0..=1.0).contains(&self.paths.loss) {
             let loss = self.paths.loss;
             return value("paths.loss", format!("{loss} is no part between 0 and 1"));
+        }
+        if !(1024..=1_048_576).contains(&self.max_connections) {
+            let count = self.max_connections;
+            return value(
+                "max_connections",
+                format!("{count} is no number between 1024 and 1048576"),
+            );
         }
         self.offers()?;
         self.nat64()?;

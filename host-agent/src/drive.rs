@@ -296,6 +296,8 @@ fn datapath_options(
         offer_all,
         offer,
         heartbeat_limit: Duration::from_secs_f64(config.timeouts.heartbeat),
+        max_connections: config.max_connections,
+        padding: 0,
     }
 }
 
@@ -350,6 +352,16 @@ impl Driver {
             events
                 .into_iter()
                 .for_each(|event| self.agent.network_changed(event, now));
+        }
+        // Every device has this agent's programs by now.
+        let carried = self.agent.datapath.settle();
+        if !carried.is_empty() {
+            let maps = carried.join(", ");
+            tracing::info!(
+                maps,
+                "maps of another layout were carried over; connections go on"
+            );
+            self.agent.timeline.note("", "layout_carried_over", maps);
         }
         self.agent.adopt(retired, now);
         // What was lost while no agent ran.

@@ -36,6 +36,10 @@ pub struct Status {
     pub pairs: usize,
     /// Wire ports in use.
     pub wire_ports: usize,
+    /// Number of the layout of the pinned maps.
+    pub layout: u32,
+    /// How many connections they hold.
+    pub max_connections: u32,
     /// How often things happened.
     pub counters: BTreeMap<String, u64>,
     /// What the data path counts.
@@ -107,6 +111,10 @@ pub struct About {
     pub agent_port: u16,
     /// Since it started.
     pub uptime: std::time::Duration,
+    /// Number of the layout of its maps.
+    pub layout: u32,
+    /// How many connections they hold.
+    pub max_connections: u32,
 }
 
 impl<D: Datapath> Agent<D> {
@@ -132,6 +140,8 @@ impl<D: Datapath> Agent<D> {
             unpaired: self.unpaired.len(),
             pairs: self.pairs.all().count(),
             wire_ports: self.ports.in_use(),
+            layout: about.layout,
+            max_connections: about.max_connections,
             counters: self.timeline.counts().clone(),
             datapath: self
                 .datapath

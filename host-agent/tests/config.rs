@@ -85,6 +85,7 @@ fn ports_must_be_usable() {
         ("wire_ports = [62000, 61000]", "wire_ports"),
         ("wire_ports = [61000, 61010]", "wire_ports"),
         ("wire_ports = [80, 2000]", "wire_ports"),
+        ("max_connections = 3", "max_connections"),
     ] {
         refused(text, key);
     }

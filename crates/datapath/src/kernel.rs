@@ -4,6 +4,7 @@
 //! by themselves. A second [`KernelDatapath::open`] with the same directory finds all of it, puts its own
 //! programs in the place of the old ones without a gap, and reads what is there.
 
+pub mod layout;
 mod maps;
 mod operations;
 
@@ -17,14 +18,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path as FilePath, PathBuf};
 use std::rc::Rc;
 
-use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, ProgramInput, RingBuffer, RingBufferBuilder};
 use wire::keys::MacKey;
 use wire::reqno::ReqNo;
 use wire::token::Token;
 use wire::tuple::{Endpoint, Tuple, address_bytes};
 
-use self::maps::{find, refused, remove, update};
+use self::layout::{Carried, LAYOUT, OLDEST_LAYOUT, Plan};
+use self::maps::{refused, remove, update};
 use crate::event::Event;
 use crate::interface::{Datapath, DatapathError};
 use crate::send::{Injector, Sender};
@@ -60,6 +62,12 @@ pub struct Options {
     pub offer: Vec<(IpAddr, u8, bool)>,
     /// How long after the agent's last sign of life resets are still held.
     pub heartbeat_limit: std::time::Duration,
+    /// How many connections the maps hold.
+    pub max_connections: u32,
+    /// Bytes by which the values of some maps are longer than this version needs, as those of a later layout are. For
+    /// tests.
+    #[doc(hidden)]
+    pub padding: u32,
 }
 
 /// Why the data path could not be set up. The messages say what to do.
@@ -124,6 +132,7 @@ pub struct KernelDatapath {
     sockops: Link,
     walker: Walker,
     adopted: bool,
+    carried: Vec<Carried>,
 }
 
 impl KernelDatapath {
@@ -154,7 +163,13 @@ impl KernelDatapath {
             .map_err(load)?;
         // The skeleton borrows the object for as long as the process lives.
         let object = Box::leak(Box::new(MaybeUninit::uninit()));
-        let open = builder.open(object).map_err(load)?;
+        let mut open = builder.open(object).map_err(load)?;
+        let plan = Plan::make(
+            open.open_object_mut(),
+            &options.pin_dir,
+            options.max_connections,
+            options.padding,
+        )?;
         let pinned = std::fs::read_dir(&options.pin_dir).is_ok_and(|mut entries| entries.next().is_some());
         let skeleton = open.load().map_err(|error| match error.kind() {
             ErrorKind::InvalidInput if pinned => OpenError::OtherVersion {
@@ -163,10 +178,10 @@ impl KernelDatapath {
             },
             _ => load(error),
         })?;
+        let carried = plan.carry_over(skeleton.object().maps())?;
 
         // What an earlier agent's connections need goes on without a gap.
-        let before: raw::config =
-            find(&skeleton.maps.agent_config, &0u32.to_ne_bytes()).unwrap_or_else(Plain::zeroed);
+        let before = layout::settings_before(&skeleton.maps.agent_config);
         let config = raw::config {
             netns_cookie: netns_cookie()
                 .map_err(|error| kernel("cannot identify the network namespace", error))?,
@@ -180,6 +195,8 @@ impl KernelDatapath {
             moved: before.moved,
             agent_port: options.agent_port,
             parking_mac: options.parking_mac,
+            layout: LAYOUT,
+            layout_oldest: OLDEST_LAYOUT,
         };
         write_offers(&skeleton, options)?;
 
@@ -233,6 +250,7 @@ impl KernelDatapath {
             opened_queue,
             config,
             adopted,
+            carried,
         };
         datapath
             .teach_listeners()
@@ -243,6 +261,40 @@ impl KernelDatapath {
     /// Whether an earlier agent's maps were found.
     pub fn adopted(&self) -> bool {
         self.adopted
+    }
+
+    /// Every program of the agent before is replaced: what it wrote meanwhile is taken over, and its maps go. Says which
+    /// maps had another layout.
+    pub fn settle(&mut self) -> Vec<String> {
+        let carried = std::mem::take(&mut self.carried);
+        let mut names = Vec::new();
+        for one in carried {
+            let name = one.name().to_owned();
+            let queue = Rc::clone(&self.event_queue);
+            let opened = Rc::clone(&self.opened_queue);
+            match name.as_str() {
+                "events" => layout::drain(one.old(), move |bytes| {
+                    queue.borrow_mut().extend(Event::from_bytes(bytes));
+                }),
+                "opened" => layout::drain(one.old(), move |bytes| {
+                    let tuple = raw::tuple::from_bytes(bytes);
+                    opened
+                        .borrow_mut()
+                        .extend(tuple.map(|tuple| tuple_from_raw(&tuple)));
+                }),
+                _ => {}
+            }
+            if let Some(new) = self
+                .skeleton
+                .object()
+                .maps()
+                .find(|map| map.name() == name.as_str())
+            {
+                one.finish(&new);
+            }
+            names.push(name);
+        }
+        names
     }
 
     /// Readable when [`Datapath::events`] has something to say.

@@ -62,6 +62,7 @@ pub fn examine(cgroup: &Path, pin_dir: &Path) -> Vec<Finding> {
         capabilities(&read("/proc/self/status")),
         cgroup_directory(cgroup, &read("/proc/mounts")),
         pin_directory(pin_dir),
+        pinned_maps(pin_dir),
     ]
 }
 
@@ -166,5 +167,26 @@ pub fn pin_directory(pin_dir: &Path) -> Finding {
                 pin_dir.display()
             ),
         )
+    }
+}
+
+/// Whether an earlier agent's maps can be taken over.
+pub fn pinned_maps(pin_dir: &Path) -> Finding {
+    use crate::kernel::layout::{LAYOUT, OLDEST_LAYOUT, pinned_layout};
+    let subject = "pinned maps";
+    match pinned_layout(pin_dir) {
+        None => Finding::good(subject, format!("none; this program's are of layout {LAYOUT}")),
+        Some((LAYOUT, _)) => Finding::good(subject, format!("layout {LAYOUT}")),
+        Some((layout, oldest)) if layout >= OLDEST_LAYOUT && oldest <= LAYOUT => Finding::good(
+            subject,
+            format!("layout {layout}; this program carries their connections over to layout {LAYOUT}"),
+        ),
+        Some((layout, _)) => Finding::bad(
+            subject,
+            format!(
+                "layout {layout} cannot be read, only {OLDEST_LAYOUT} to {LAYOUT}: go back to the version that made \
+                 them until its connections have ended, or give them up by \"host-agent cleanup\""
+            ),
+        ),
     }
 }

@@ -128,7 +128,14 @@ fn everything_is_looked_at() {
     let subjects: Vec<_> = findings.iter().map(|finding| finding.subject).collect();
     assert_eq!(
         subjects,
-        ["kernel", "BTF", "capabilities", "cgroup", "pin directory"]
+        [
+            "kernel",
+            "BTF",
+            "capabilities",
+            "cgroup",
+            "pin directory",
+            "pinned maps"
+        ]
     );
     let bad = |subject| {
         findings

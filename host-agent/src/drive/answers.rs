@@ -11,6 +11,8 @@ impl Driver {
                     agent_id: agent_id.to_string(),
                     agent_port: self.config.agent_port,
                     uptime: self.clock.now().0,
+                    layout: datapath::kernel::layout::LAYOUT,
+                    max_connections: self.config.max_connections,
                 };
                 done(serde_json::json!(self.agent.status(&about)))
             }

@@ -208,6 +208,10 @@ struct config {
 	u32 moved;
 	u16 agent_port;
 	u8 parking_mac[6];
+	/* The number of the maps' layout, and the oldest whose agents can use them by leaving out the rest
+	 * (kernel/layout.rs). 0: the first. */
+	u32 layout;
+	u32 layout_oldest;
 };
 
 struct peer_key {

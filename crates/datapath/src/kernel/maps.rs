@@ -8,7 +8,16 @@ pub(super) fn update<V: Plain>(
     key: &[u8],
     value: &V,
 ) -> Result<(), DatapathError> {
-    map.update(key, value.bytes(), MapFlags::ANY)
+    let length = map.value_size() as usize;
+    let padded: Vec<u8>;
+    let bytes = match value.bytes() {
+        bytes if bytes.len() < length => {
+            padded = [bytes, &vec![0; length - bytes.len()]].concat();
+            &padded
+        }
+        bytes => bytes,
+    };
+    map.update(key, bytes, MapFlags::ANY)
         .map_err(|error| match error.kind() {
             ErrorKind::OutOfMemory => DatapathError::MapFull { map: name },
             _ if format!("{error:#}").contains("Argument list too long") => {

@@ -1,5 +1,5 @@
 //! The BPF programs in this kernel. Every test runs as root in a place of its own (`place`), which takes all it
-//! made with it. In the order of a segment's way: loading, reading, stealing, offering, adopting.
+//! made with it. In the order of a segment's way: loading, reading, stealing, offering, adopting, upgrading.
 
 mod adopting;
 mod damage;
@@ -12,3 +12,4 @@ mod parking;
 mod place;
 mod sockets;
 mod stealing;
+mod upgrading;

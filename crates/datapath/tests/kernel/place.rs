@@ -192,6 +192,8 @@ impl Host {
             offer_all: true,
             offer: Vec::<(IpAddr, u8, bool)>::new(),
             heartbeat_limit: Duration::from_secs(5),
+            max_connections: 131_072,
+            padding: 0,
         }
     }
 
