@@ -289,6 +289,19 @@ impl Pairs {
         self.store.by_pair_id(pair_id).map(|epochs| epochs.current())
     }
 
+    /// The one ID of a pair: two first exchanges that crossed made one each, and the one of the exchange that counts
+    /// is the pair's at both ends.
+    pub fn name(&self, pair_id: Uuid) -> Uuid {
+        self.by_id(&pair_id).map_or(pair_id, |pair| pair.pair_id)
+    }
+
+    /// Whether exchanges with the peer of this pair made more than one ID.
+    pub fn has_aliases(&self, pair_id: &Uuid) -> bool {
+        self.store
+            .by_pair_id(pair_id)
+            .is_some_and(|epochs| epochs.pairs().any(|pair| pair.pair_id != *pair_id))
+    }
+
     /// Whether an exchange with a peer may be begun whose keys are known: the line to it is to be opened again.
     pub fn may_dial_again(&mut self, peer: SocketAddr) -> bool {
         self.under_way.insert((peer.ip(), peer.port()))

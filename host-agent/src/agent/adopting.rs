@@ -56,11 +56,11 @@ impl<D: Datapath> Agent<D> {
             // Which of the peer's keys is right may not be known yet.
             if let Some(connection) = self.datapath.connection(&identity) {
                 let (peer, agent_port) = (identity.remote.address, connection.peer_agent_port);
-                let known = (managed.keys().pair_id, managed.keys().epoch);
+                let known = managed.keys().keys.label();
                 let others = self.key_sets(peer, agent_port, managed.isns).into_iter();
                 managed
                     .candidates
-                    .extend(others.filter(|set| (set.pair_id, set.epoch) != known).take(3));
+                    .extend(others.filter(|set| set.keys.label() != known).take(3));
                 managed.tokens.clear();
             }
             managed

@@ -125,7 +125,9 @@ impl<D: Datapath> Agent<D> {
                 );
             }
             Body::Cancelled(cancelled) => {
-                let id = Uuid::from_slice(&cancelled.pair_id).unwrap_or_default();
+                let id = self
+                    .pairs
+                    .name(Uuid::from_slice(&cancelled.pair_id).unwrap_or_default());
                 if let Some(followed) = self.reporting.tries.followed.get_mut(&id) {
                     followed.retain(|known| known.server != server || known.decision > cancelled.decision);
                 }
@@ -151,7 +153,9 @@ impl<D: Datapath> Agent<D> {
                     "server_refuses",
                     format!("{server}: {:?} {}", refused.reason(), shown(&refused.text)),
                 );
-                let id = Uuid::from_slice(&refused.pair_id).unwrap_or_default();
+                let id = self
+                    .pairs
+                    .name(Uuid::from_slice(&refused.pair_id).unwrap_or_default());
                 if refused.reason() == said::refused::Reason::Stale && self.may_speak_of(&server, id) {
                     self.report_stale(id, refused.newest, now);
                 }
@@ -182,6 +186,7 @@ impl<D: Datapath> Agent<D> {
         if !self.servers_of(&pair).contains(&server) {
             return refuse(self, "not a server of this pair");
         }
+        let id = pair.pair_id;
         let current = self.reporting.report_of(&id).map(|report| report.move_counter);
         if destination.move_counter != 0 && current != Some(destination.move_counter) {
             // It crossed our withdrawal, or is for an older report.

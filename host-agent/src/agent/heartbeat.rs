@@ -109,6 +109,24 @@ impl Lines {
             .collect()
     }
 
+    /// A pair is called otherwise from now on.
+    pub(super) fn rename(&mut self, other: impl Fn(Uuid) -> bool, name: Uuid) {
+        let others: Vec<Uuid> = self.standings.keys().copied().filter(|id| other(*id)).collect();
+        for id in others {
+            let Some(standing) = self.standings.remove(&id) else {
+                continue;
+            };
+            let open = |standing: &Standing| standing.line.is_some();
+            if self
+                .standings
+                .get(&name)
+                .is_none_or(|known| !open(known) && open(&standing))
+            {
+                self.standings.insert(name, standing);
+            }
+        }
+    }
+
     fn standing(&mut self, pair_id: Uuid, now: Timestamp) -> &mut Standing {
         self.standings.entry(pair_id).or_insert_with(|| Standing {
             line: None,
@@ -129,12 +147,19 @@ impl<D: Datapath> Agent<D> {
     /// What happened on a line.
     pub fn line_event(&mut self, event: LineEvent, now: Timestamp) {
         match event {
-            LineEvent::Opened { pair_id, line } => self.line_opened(pair_id, line, now),
+            LineEvent::Opened { pair_id, line } => {
+                let name = self.pairs.name(pair_id);
+                // Of two exchanges that crossed both ends keep the line of the one that counts.
+                if name == pair_id || !self.lines.is_open(&name) {
+                    self.line_opened(name, line, now);
+                }
+            }
             LineEvent::Said {
                 pair_id,
                 serial,
                 message,
             } => {
+                let pair_id = self.pairs.name(pair_id);
                 let current = self.lines.line(&pair_id).map(|line| line.serial);
                 match message {
                     Message::Pong { number } if current == Some(serial) => {
@@ -151,6 +176,7 @@ impl<D: Datapath> Agent<D> {
                 }
             }
             LineEvent::Ended { pair_id, serial, how } => {
+                let pair_id = self.pairs.name(pair_id);
                 if self
                     .lines
                     .line(&pair_id)

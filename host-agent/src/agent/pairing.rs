@@ -35,8 +35,12 @@ impl<D: Datapath> Agent<D> {
                 );
                 tracing::info!(peer = %pair.peer, "pair agreed: {detail}");
                 self.timeline.note("", "pair", detail);
+                let pair_id = pair.pair_id;
                 if let Err(error) = self.pairs.agreed(*pair) {
                     tracing::error!(%error, "cannot store the pair; it will be agreed anew after a restart");
+                }
+                if self.pairs.has_aliases(&pair_id) {
+                    self.rename(pair_id);
                 }
                 self.effects.push(Effect::UpdateFacts);
                 let waiting: Vec<Tuple> = self.unpaired.drain().collect();
@@ -57,6 +61,25 @@ impl<D: Datapath> Agent<D> {
                 tracing::warn!(%peer, dialled, reason, "no pair: {detail}; connections with this host stay plain TCP");
             }
         }
+    }
+
+    /// Two first exchanges have crossed, and each made an ID: connections, lines and reports go under the one that
+    /// counts, as they do at the other end.
+    fn rename(&mut self, any: uuid::Uuid) {
+        let name = self.pairs.name(any);
+        let pairs = &self.pairs;
+        let other = |id: uuid::Uuid| id != name && pairs.name(id) == name;
+        for managed in self.sessions.values_mut() {
+            let mut renamed = false;
+            for set in managed.candidates.iter_mut().filter(|set| other(set.pair_id)) {
+                set.pair_id = name;
+                renamed = true;
+            }
+            if renamed {
+                self.reporting.touch(managed.identity);
+            }
+        }
+        self.lines.rename(other, name);
     }
 
     /// Connections of which no MAC has shown yet which keys are theirs may have those of the newest exchange: the
@@ -81,14 +104,10 @@ impl<D: Datapath> Agent<D> {
             let Some(managed) = self.sessions.get_mut(&identity) else {
                 continue;
             };
-            let held: Vec<_> = managed
-                .candidates
-                .iter()
-                .map(|set| (set.pair_id, set.epoch))
-                .collect();
+            let held: Vec<_> = managed.candidates.iter().map(|set| set.keys.label()).collect();
             let fresh: Vec<KeySet> = sets
                 .into_iter()
-                .filter(|set| !held.contains(&(set.pair_id, set.epoch)))
+                .filter(|set| !held.contains(&set.keys.label()))
                 .collect();
             if fresh.is_empty() || held.len() >= MOST_CANDIDATES {
                 continue;
@@ -158,7 +177,7 @@ impl<D: Datapath> Agent<D> {
         pairs
             .map(|pair| KeySet {
                 keys: ConnectionKeys::derive(&pair.key, pair.epoch, isns.0, isns.1),
-                pair_id: pair.pair_id,
+                pair_id: self.pairs.name(pair.pair_id),
                 epoch: pair.epoch,
             })
             .collect()

@@ -159,6 +159,34 @@ fn both_ends_name_a_connection_alike_and_nobody_else_can() {
 }
 
 #[test]
+fn connections_under_the_exchange_that_crossed_and_does_not_count_are_reported_with_the_pair() {
+    // Which of the two exchanges counts does not depend on which was first.
+    for (first, second, name) in [(Side::B, Side::A, 8_u128), (Side::A, Side::B, 7)] {
+        let mut world = World::new();
+        world.a.use_servers();
+        world.b.use_servers();
+        world.trusting = false;
+        let connection = world.connect();
+        world.exchange(first);
+        world.crossing_exchange(second);
+        world.settle();
+        both_moved(&mut world);
+        let own = report(&mut world, Side::A).expect("a report of the older connection");
+        assert_eq!(own.pair_id, name.to_be_bytes(), "{first:?}");
+        let theirs = report(&mut world, Side::B).expect("one of the peer");
+        assert_eq!(own.pair_id, theirs.pair_id);
+        assert_eq!(own.connections[0].label, theirs.connections[0].label);
+        say(
+            &mut world,
+            Side::A,
+            destination(&own, "198.51.100.9", Action::SendMsyn, 1),
+        );
+        world.assert_resumed(connection, "192.0.2.7", "198.51.100.9");
+        world.assert_data_flows(connection);
+    }
+}
+
+#[test]
 fn two_hosts_that_moved_at_once_meet_where_a_server_says() {
     let (mut world, connection) = world();
     world.write(Side::A, connection, b"before");
