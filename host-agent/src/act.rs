@@ -172,14 +172,14 @@ impl<D: Datapath> Agent<D> {
         };
         managed.detached_at = Some(now);
         managed.usable_at = None;
-        self.write(|datapath| datapath.park(&identity, &wire, req_no));
+        self.write_for(identity, |datapath| datapath.park(&identity, &wire, req_no));
     }
 
     fn store(&mut self, identity: Tuple) {
         let Some(session) = self.sessions.get(&identity).map(|managed| managed.session()) else {
             return;
         };
-        self.write(|datapath| datapath.put_session(&identity, &session));
+        self.write_for(identity, |datapath| datapath.put_session(&identity, &session));
     }
 
     /// Says what may arrive on a tuple.
@@ -215,7 +215,7 @@ impl<D: Datapath> Agent<D> {
             expect_ack: ack,
             confirm: state == ArrivalState::Committed,
         };
-        self.write(|datapath| datapath.put_arrival(&tuple, &arrival));
+        self.write_for(identity, |datapath| datapath.put_arrival(&tuple, &arrival));
     }
 
     /// Whatever made it suspect: the tick looks whether it goes on.
@@ -230,7 +230,9 @@ impl<D: Datapath> Agent<D> {
     fn commit(&mut self, identity: Tuple, req_no: ReqNo, wire: Tuple) {
         self.expect(identity, wire, req_no, ArrivalState::Committed, 0, 0);
         let path = self.path(identity, wire.local);
-        self.write(|datapath| datapath.commit(&identity, &wire, &path, req_no));
+        self.write_for(identity, |datapath| {
+            datapath.commit(&identity, &wire, &path, req_no)
+        });
         self.settle(identity);
     }
 

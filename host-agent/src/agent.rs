@@ -16,6 +16,7 @@ mod paths;
 mod places;
 mod repairing;
 mod reporting;
+mod rewriting;
 mod talking;
 
 pub use reporting::{Reporting, ServerState};
@@ -150,6 +151,9 @@ pub struct Agent<D> {
     walk: bool,
     /// A connection found every wire port in use.
     ports_short: bool,
+    /// Connections of which the data path has not taken everything.
+    unwritten: HashSet<Tuple>,
+    rewritten_at: Option<Timestamp>,
 }
 
 impl<D: Datapath> Agent<D> {
@@ -187,6 +191,8 @@ impl<D: Datapath> Agent<D> {
             load: (0, 0),
             walk: false,
             ports_short: false,
+            unwritten: HashSet::new(),
+            rewritten_at: None,
         }
     }
 
@@ -232,6 +238,7 @@ impl<D: Datapath> Agent<D> {
             self.look_at(identity, now);
         }
         self.beat(now);
+        self.write_again(now);
         self.enrol_due(now);
         self.unpaired
             .retain(|identity| self.datapath.connection(identity).is_some());

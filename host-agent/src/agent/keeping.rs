@@ -45,6 +45,7 @@ impl<D: Datapath> Agent<D> {
                 }
             }
         }
+        let mut refused = None;
         let numbers: BTreeSet<ReqNo> = managed.machine.tokens().collect();
         let keys: Vec<_> = managed.candidates.iter().map(|set| set.keys.clone()).collect();
         for number in managed.tokens.difference(&numbers).copied().collect::<Vec<_>>() {
@@ -65,14 +66,13 @@ impl<D: Datapath> Agent<D> {
                     index as u32,
                 );
                 if let Err(error) = stored {
-                    self.timeline.count("datapath_error");
-                    tracing::error!(%error, "a connection's token cannot be stored; it may not resume");
+                    managed.tokens.remove(&number);
+                    refused = Some(error);
                 }
             }
         }
         if let Err(error) = self.datapath.put_session(&identity, &managed.session()) {
-            self.timeline.count("datapath_error");
-            tracing::error!(%error, "a connection cannot be stored; it would not survive a move");
+            refused = Some(error);
         }
         let next = managed.machine.next_alarm().map(|(at, _)| at);
         let before = std::mem::replace(&mut managed.alarm, next);
@@ -91,6 +91,9 @@ impl<D: Datapath> Agent<D> {
             true => self.growing.insert(identity),
             false => self.growing.remove(&identity),
         };
+        if let Some(error) = refused {
+            self.refused(identity, &error);
+        }
         self.update_load();
     }
 
@@ -145,6 +148,7 @@ impl<D: Datapath> Agent<D> {
         managed.alarm.map(|at| self.alarms.remove(&(at, identity)));
         self.active.remove(&identity);
         self.growing.remove(&identity);
+        self.unwritten.remove(&identity);
         self.update_load();
     }
 

@@ -86,6 +86,39 @@ fn a_full_map_of_arrivals_is_counted() {
 }
 
 #[test]
+fn a_map_that_is_full_in_the_middle_of_a_move_costs_time_and_no_connection() {
+    fn room_of<'a>(limits: &'a mut Limits, map: &str) -> &'a mut usize {
+        match map {
+            "arrivals" => &mut limits.arrivals,
+            "wires" => &mut limits.wires,
+            _ => &mut limits.tokens,
+        }
+    }
+    for side in [Side::A, Side::B] {
+        for map in ["arrivals", "wires", "tokens"] {
+            let mut world = World::new();
+            let connection = world.connect();
+            world.lose(Side::A, "10.0.1.2");
+            world.write(Side::A, connection, b"while away");
+            let limits = &mut world.host(side).agent.datapath.limits;
+            let room = std::mem::take(room_of(limits, map));
+            world.gain(Side::A, "192.168.7.9");
+            world.run(millis(3000));
+            *room_of(&mut world.host(side).agent.datapath.limits, map) = room;
+            world.until(
+                &format!("the connection goes on after {map} of {side:?} were full"),
+                millis(120_000),
+                |world| world.b.received(connection) == b"while away",
+            );
+            assert!(world.a.stack.reset.is_empty() && world.b.stack.reset.is_empty());
+            world.run(millis(5000));
+            world.assert_resumed(connection, "192.168.7.9", "203.0.113.3");
+            world.assert_data_flows(connection);
+        }
+    }
+}
+
+#[test]
 fn lost_events_are_counted_and_the_handshake_is_repeated() {
     let mut world = World::new();
     let connection = world.connect();

@@ -12,4 +12,5 @@ mod limits;
 mod moves;
 mod resets;
 mod servers;
+mod talking;
 mod world;
