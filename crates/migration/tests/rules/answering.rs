@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use migration::{Action, Event, Refusal, ReqNo, State, TcpSnapshot, Tuple};
 
-use crate::fixtures::{NEW, PEERS_NEW, TCP, at, identity, msyn, msyn_ack};
+use crate::fixtures::{NEW, PEERS_NEW, TCP, at, identity, lost, msyn, msyn_ack};
 use crate::{Bench, count, find, names};
 
 fn answered(number: u32) -> Bench {
@@ -210,4 +210,27 @@ fn the_token_of_the_peers_msyn_confirms_our_attempt() {
     let mut bench = Bench::unconfirmed();
     assert_eq!(count(bench.tell(next), "Confirmed"), 1);
     assert_eq!(bench.machine.known(), ReqNo(2));
+}
+
+#[test]
+fn an_msyn_to_a_lost_address_is_refused_until_the_address_returns() {
+    let local = identity().local;
+    let mut bench = Bench::start().after(lost(&local.to_string()));
+    assert_eq!(
+        find(bench.tell(msyn(1, local)), "Refuse"),
+        &Action::Refuse(Refusal::AddressGone { local: local.address })
+    );
+    let back = Event::AddressReturned { local: local.address };
+    assert_eq!(
+        names(bench.tell(back.clone())),
+        [""; 0],
+        "nothing is sent for that"
+    );
+    let answer = bench.tell(msyn(1, local)).clone();
+    assert_eq!(count(&answer, "SendMsynAck"), 1, "{answer:?}");
+    // It returns once.
+    assert_eq!(
+        find(bench.tell(back), "Refuse"),
+        &Action::Refuse(Refusal::NothingToDo)
+    );
 }
