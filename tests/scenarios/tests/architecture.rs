@@ -7,7 +7,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, Package
 
 /// Which packages of this workspace a crate or program may import, tests apart. A new one has to be entered here
 /// and in ARCHITECTURE.md, so that somebody thinks about where it belongs.
-const IMPORTS: [(&str, &[&str]); 11] = [
+const IMPORTS: [(&str, &[&str]); 12] = [
     ("wire", &[]),
     ("proto", &[]),
     ("migration", &["wire"]),
@@ -23,10 +23,11 @@ const IMPORTS: [(&str, &[&str]); 11] = [
         "mobility-server",
         &["wire", "migration", "identity", "session-store", "proto"],
     ),
+    ("mptcp-relay", &["mptcp-pm"]),
     ("lab", &["migration"]),
     ("scenarios", &[]),
 ];
-const PROGRAMS: [&str; 2] = ["host-agent", "mobility-server"];
+const PROGRAMS: [&str; 3] = ["host-agent", "mobility-server", "mptcp-relay"];
 /// Crates without IO, runtime or clock ...
 const PURE: [&str; 2] = ["wire", "migration"];
 /// ... so that none of these may come in, however indirectly,

@@ -1,0 +1,133 @@
+//! Sockets: the connection to a server under a terminal's address, and the listeners under servers' addresses.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use mptcp_pm::Token;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::rules::{LISTENERS_V4, LISTENERS_V6};
+use crate::syn::Ends;
+
+const IPPROTO_MPTCP: i32 = 262;
+const SOL_MPTCP: i32 = 284;
+const MPTCP_INFO: i32 = 1;
+/// Of `struct mptcp_info`: the flags, and the token behind them.
+const INFO_FLAGS: usize = 8;
+const INFO_TOKEN: usize = 12;
+const INFO_FALLBACK: u32 = 1;
+
+/// Lets a socket have addresses that are not this host's.
+fn transparent(socket: &Socket, ipv6: bool) -> io::Result<()> {
+    let (level, name) = if ipv6 {
+        (libc::SOL_IPV6, libc::IPV6_TRANSPARENT)
+    } else {
+        (libc::SOL_IP, libc::IP_TRANSPARENT)
+    };
+    let on: libc::c_int = 1;
+    // SAFETY: the pointer is to an int that lives longer than the call, and its size is given.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn socket(ipv6: bool, protocol: i32, mark: u32) -> io::Result<Socket> {
+    let domain = if ipv6 { Domain::IPV6 } else { Domain::IPV4 };
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::from(protocol)))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    socket.set_mark(mark)?;
+    transparent(&socket, ipv6)?;
+    Ok(socket)
+}
+
+/// Connects to a server by plain TCP under the terminal's own address and port.
+///
+/// # Errors
+/// What the server or the network answers; `TimedOut` after `patience`.
+pub async fn reach(ends: Ends, mark: u32, patience: Duration) -> io::Result<TcpStream> {
+    let socket = socket(ends.server.is_ipv6(), libc::IPPROTO_TCP, mark)?;
+    socket.bind(&ends.terminal.into())?;
+    match socket.connect(&ends.server.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    match tokio::time::timeout(patience, stream.writable()).await {
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        Ok(ready) => {
+            ready?;
+            match stream.take_error()? {
+                Some(error) => Err(error),
+                None => Ok(stream),
+            }
+        }
+    }
+}
+
+/// Where a listener for servers' ports is, by family.
+pub fn listener_address(ipv6: bool, port: u16) -> SocketAddr {
+    let address = if ipv6 {
+        IpAddr::V6(LISTENERS_V6)
+    } else {
+        IpAddr::V4(LISTENERS_V4)
+    };
+    SocketAddr::new(address, port)
+}
+
+/// Listens for MPTCP, and for what is diverted to this address whatever its own destination.
+///
+/// # Errors
+/// The port is taken (`AddrInUse`); the kernel has no MPTCP (`ProtocolNotSupported`).
+pub fn listen(address: SocketAddr, mark: u32) -> io::Result<TcpListener> {
+    let socket = socket(address.is_ipv6(), IPPROTO_MPTCP, mark)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// What the kernel calls a connection; None: it goes on as plain TCP.
+pub fn token(stream: &TcpStream) -> Option<Token> {
+    let mut info = [0_u8; 256];
+    let mut length = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into the buffer, which lives longer than the call.
+    let done = unsafe {
+        libc::getsockopt(
+            SockRef::from(stream).as_raw_fd(),
+            SOL_MPTCP,
+            MPTCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    let word = |at: usize| {
+        let bytes: [u8; 4] = info.get(at..at + 4)?.try_into().ok()?;
+        Some(u32::from_ne_bytes(bytes))
+    };
+    if done != 0 || (length as usize) < INFO_TOKEN + 4 || word(INFO_FLAGS)? & INFO_FALLBACK != 0 {
+        return None;
+    }
+    word(INFO_TOKEN).filter(|token| *token != 0).map(Token)
+}
+
+/// Addresses of IPv4 in IPv6 clothes are IPv4.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

@@ -1,0 +1,256 @@
+//! The configuration file: TOML, every key optional, unknown keys refused.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use figment::Figment;
+use figment::providers::{Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+use crate::prefix::Prefix;
+
+/// Where the file is when nobody says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/mobility/mptcp-relay.toml";
+
+/// Everything that can be set. `packaging/mptcp-relay.toml` explains each key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Devices from which terminals come; none: all.
+    pub interfaces: Vec<String>,
+    /// Servers towards which nothing is relayed.
+    pub refuse: Vec<Prefix>,
+    /// Whether a SYN must come from where its source is reached.
+    pub reverse_path: bool,
+    /// Addresses and ports of this host that terminals are told for their other subflows.
+    pub announce: Vec<SocketAddr>,
+    /// Port of the listener for services whose own port is taken on this host.
+    pub listen_port: u16,
+    /// Name of the nft table.
+    pub nft_table: String,
+    /// Number of the packet queue.
+    pub queue: u16,
+    /// Lowest of four adjacent bits of packets' marks.
+    pub mark: u32,
+    /// Routing table.
+    pub table: u32,
+    /// Priority of its rule.
+    pub rule_priority: u32,
+    /// What must outlive a crash.
+    pub state_dir: PathBuf,
+    /// Unix socket of the command line tools.
+    pub control_socket: PathBuf,
+    /// Least level that is logged: error, warn, info, debug or trace; or a filter per module.
+    pub log: String,
+    /// `text` or `json`.
+    pub log_format: LogFormat,
+    /// Where Prometheus finds the metrics; empty: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// How much anybody may ask.
+    pub limits: Limits,
+    /// How patient the relay is.
+    pub timeouts: Timeouts,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How much anybody may ask. What goes beyond is not refused, but goes directly.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections of one terminal that are not established yet.
+    pub half_open: usize,
+    /// Connections in all.
+    pub sessions: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            half_open: 64,
+            sessions: 20_000,
+        }
+    }
+}
+
+/// Durations, all in seconds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// A server that has not answered by then is left to the terminal's own SYN.
+    pub server: f64,
+    /// A terminal that has not completed its handshake by then is given up.
+    pub terminal: f64,
+    /// How long a connection between the same ends goes directly after that.
+    pub direct: f64,
+    /// How long a connection without any subflow is kept (net.mptcp.close_timeout).
+    pub no_path: f64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            server: 5.0,
+            terminal: 10.0,
+            direct: 60.0,
+            no_path: 600.0,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            refuse: Vec::new(),
+            reverse_path: true,
+            announce: Vec::new(),
+            listen_port: 7820,
+            nft_table: "mptcp_relay".into(),
+            queue: 7820,
+            mark: 0x0200_0000,
+            table: 7820,
+            rule_priority: 90,
+            state_dir: "/var/lib/mptcp-relay".into(),
+            control_socket: "/run/mptcp-relay/control.sock".into(),
+            log: "info".into(),
+            log_format: LogFormat::Text,
+            metrics: None,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is missing though it was named.
+    #[error("cannot read {path}: {error}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        error: std::io::Error,
+    },
+    /// The file does not say what it should.
+    #[error("{path}: {error}; see packaging/mptcp-relay.toml for every key")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        error: Box<figment::Error>,
+    },
+    /// A value that cannot be.
+    #[error("`{key}`: {error}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What is wrong, and what to do.
+        error: String,
+    },
+}
+
+impl Config {
+    /// Reads a file; without one, the default place if there is something, else the defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with the key.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let default = Path::new(DEFAULT_PATH);
+        let path = path.or_else(|| default.exists().then_some(default));
+        let mut figment = Figment::from(Serialized::defaults(Config::default()));
+        if let Some(path) = path {
+            let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
+                path: path.to_owned(),
+                error,
+            })?;
+            figment = figment.merge(Toml::string(&text));
+        }
+        let config: Self = figment.extract().map_err(|error| ConfigError::Content {
+            path: path.unwrap_or(default).to_owned(),
+            error: Box::new(error),
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let value = |key, error: String| Err(ConfigError::Value { key, error });
+        if self.mark.count_ones() != 1 || self.mark > 1 << 28 {
+            return value(
+                "mark",
+                format!("{:#x} is no single bit with three more above it", self.mark),
+            );
+        }
+        let word = |text: &str, more: &str, longest| {
+            let good = |c: char| c.is_ascii_alphanumeric() || more.contains(c);
+            !text.is_empty() && text.len() <= longest && text.chars().all(good)
+        };
+        if !word(&self.nft_table, "_", 60) || self.nft_table.starts_with(|c: char| c.is_ascii_digit()) {
+            return value("nft_table", format!("`{}` is no name of a table", self.nft_table));
+        }
+        if let Some(device) = self.interfaces.iter().find(|device| !word(device, "_-.@", 15)) {
+            return value("interfaces", format!("`{device}` is no name of a network device"));
+        }
+        if self.listen_port == 0 {
+            return value("listen_port", "0 is no port; choose one that is free".into());
+        }
+        if let Some(address) = self
+            .announce
+            .iter()
+            .find(|address| address.port() == 0 || address.ip().is_unspecified())
+        {
+            return value(
+                "announce",
+                format!("{address} is no address and port that terminals can reach"),
+            );
+        }
+        if self.announce.len() > 8 {
+            return value("announce", "a connection has room for 8 at most".into());
+        }
+        if self.table == 0 || (253..=255).contains(&self.table) {
+            return value(
+                "table",
+                format!("{} is a table of the system; choose another", self.table),
+            );
+        }
+        if !(1..=32_765).contains(&self.rule_priority) {
+            return value(
+                "rule_priority",
+                format!(
+                    "{} is not before the main table's rule (32766)",
+                    self.rule_priority
+                ),
+            );
+        }
+        for (key, seconds, least) in [
+            ("timeouts.server", self.timeouts.server, 0.1),
+            ("timeouts.terminal", self.timeouts.terminal, 0.1),
+            ("timeouts.direct", self.timeouts.direct, 0.0),
+            ("timeouts.no_path", self.timeouts.no_path, 1.0),
+        ] {
+            if !(least..=86_400.0).contains(&seconds) {
+                return value(
+                    key,
+                    format!("{seconds} is no number of seconds between {least} and a day"),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Seconds of the file as a duration.
+    pub fn seconds(seconds: f64) -> Duration {
+        Duration::try_from_secs_f64(seconds).unwrap_or_default()
+    }
+}

@@ -1,0 +1,181 @@
+//! `mptcp-relay doctor`: looks at everything the relay needs, leaves nothing changed, says what to do.
+
+use serde::Serialize;
+
+use crate::act;
+use crate::config::Config;
+use crate::control::{self, Request};
+use crate::rules::{Holder, Rules};
+use crate::sysctl;
+
+/// How something is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// Good enough, or good to know.
+    Less,
+    /// The relay cannot run like this.
+    Bad,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// What.
+    pub subject: &'static str,
+    /// How it is.
+    pub verdict: Verdict,
+    /// More about it, and what to do.
+    pub detail: String,
+}
+
+fn finding(subject: &'static str, verdict: Verdict, detail: impl Into<String>) -> Finding {
+    Finding {
+        subject,
+        verdict,
+        detail: detail.into(),
+    }
+}
+
+/// Looks at everything.
+pub async fn examine(config: &Config) -> Vec<Finding> {
+    let running = control::ask(&config.control_socket, &Request::Status)
+        .await
+        .is_ok();
+    let mut findings = vec![mptcp(), path_manager(), scheduler(), forwarding()];
+    findings.push(match mptcp_pm::Client::connect().await {
+        Ok(_) => finding("netlink", Verdict::Good, "the path manager answers"),
+        Err(error) => finding("netlink", Verdict::Bad, error.to_string()),
+    });
+    if running {
+        findings.push(finding("relay", Verdict::Good, "running"));
+        return findings;
+    }
+    findings.push(finding("relay", Verdict::Less, "not running"));
+    findings.push(match Rules::probe(config) {
+        Ok(Holder::Nft) => finding("queue", Verdict::Good, "by nft"),
+        Ok(Holder::Xtables) => finding(
+            "queue",
+            Verdict::Good,
+            "by the NFQUEUE target of iptables; this kernel's nft has none (CONFIG_NFT_QUEUE)",
+        ),
+        Err(error) => finding("queue", Verdict::Bad, error.to_string()),
+    });
+    findings.push(
+        match act::listen(act::listener_address(false, config.listen_port), 0) {
+            Ok(_) => finding(
+                "listener",
+                Verdict::Good,
+                format!("port {} is free", config.listen_port),
+            ),
+            Err(error) => finding(
+                "listener",
+                Verdict::Bad,
+                format!(
+                    "cannot listen on port {}: {error}; stop what uses it, or set `listen_port`; run as root",
+                    config.listen_port
+                ),
+            ),
+        },
+    );
+    findings
+}
+
+fn mptcp() -> Finding {
+    match sysctl::read("net.mptcp.enabled").as_deref() {
+        Some("1") => finding("mptcp", Verdict::Good, "enabled"),
+        Some(_) => finding(
+            "mptcp",
+            Verdict::Bad,
+            "switched off: sysctl -w net.mptcp.enabled=1",
+        ),
+        None => finding(
+            "mptcp",
+            Verdict::Bad,
+            "this kernel has none (CONFIG_MPTCP); without it nothing can be relayed",
+        ),
+    }
+}
+
+fn path_manager() -> Finding {
+    let offered = sysctl::read("net.mptcp.available_path_managers");
+    let named = sysctl::read("net.mptcp.path_manager").or_else(|| sysctl::read("net.mptcp.pm_type"));
+    match (named, offered) {
+        (None, _) => finding(
+            "path manager",
+            Verdict::Bad,
+            "it cannot be chosen (Linux 5.19 or later can): no path can be preferred",
+        ),
+        (Some(now), Some(all)) if !all.split(' ').any(|name| name == "userspace") => finding(
+            "path manager",
+            Verdict::Bad,
+            format!("it is {now}, and there is no `userspace` among {all}"),
+        ),
+        (Some(now), _) => finding(
+            "path manager",
+            Verdict::Good,
+            format!("it is {now}; while the relay runs, it is userspace"),
+        ),
+    }
+}
+
+fn scheduler() -> Finding {
+    let now = sysctl::read("net.mptcp.scheduler");
+    let all = sysctl::read("net.mptcp.available_schedulers");
+    match (now, all) {
+        (Some(now), Some(all)) => finding("scheduler", Verdict::Good, format!("{now}; there are: {all}")),
+        (Some(now), None) => finding("scheduler", Verdict::Good, now),
+        (None, _) => finding(
+            "scheduler",
+            Verdict::Less,
+            "it cannot be chosen on this kernel; the default serves",
+        ),
+    }
+}
+
+fn forwarding() -> Finding {
+    let on = |name: &str| sysctl::read(name).as_deref() == Some("1");
+    match (on("net.ipv4.ip_forward"), on("net.ipv6.conf.all.forwarding")) {
+        (true, true) => finding("forwarding", Verdict::Good, "IPv4 and IPv6"),
+        (true, false) => finding(
+            "forwarding",
+            Verdict::Less,
+            "IPv4 only; for IPv6: sysctl -w net.ipv6.conf.all.forwarding=1",
+        ),
+        (false, true) => finding(
+            "forwarding",
+            Verdict::Less,
+            "IPv6 only; for IPv4: sysctl -w net.ipv4.ip_forward=1",
+        ),
+        (false, false) => finding(
+            "forwarding",
+            Verdict::Bad,
+            "this host forwards nothing, so no terminal's SYN comes by: sysctl -w net.ipv4.ip_forward=1",
+        ),
+    }
+}
+
+/// For people.
+pub fn print(findings: &[Finding]) -> String {
+    let mut lines = Vec::new();
+    for finding in findings {
+        let word = match finding.verdict {
+            Verdict::Good => "ok",
+            Verdict::Less => "note",
+            Verdict::Bad => "BAD",
+        };
+        lines.push(format!("{word:<5} {:<14} {}", finding.subject, finding.detail));
+    }
+    let bad = findings
+        .iter()
+        .filter(|finding| finding.verdict == Verdict::Bad)
+        .count();
+    lines.push(match bad {
+        0 => "the relay can run here".into(),
+        1 => "one thing must be mended first".into(),
+        count => format!("{count} things must be mended first"),
+    });
+    lines.join("\n")
+}

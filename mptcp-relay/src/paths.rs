@@ -1,0 +1,215 @@
+//! What each subflow of each connection is for: events in, commands out, and nothing else.
+//!
+//! Unless somebody chooses, all subflows carry data as the kernel's scheduler likes. Once a primary path is chosen, its
+//! subflows are active and all others are backups, those that join later too; when its last subflow has ended, the choice
+//! ends with it and the others are active again. Only this side says what is a backup: what the terminal has asked for,
+//! only the terminal can take back.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use mptcp_pm::{Event, SubflowEvent, Token};
+
+/// What the kernel is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// A subflow is to be a backup, or active.
+    SetBackup {
+        /// The connection.
+        token: Token,
+        /// This end.
+        local: SocketAddr,
+        /// The terminal's.
+        remote: SocketAddr,
+        /// Which of the two.
+        backup: bool,
+    },
+    /// Terminals are told of an address.
+    Announce {
+        /// The connection.
+        token: Token,
+        /// Number of the address.
+        id: u8,
+        /// The address and port.
+        address: SocketAddr,
+    },
+}
+
+/// One subflow, as the policy sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Subflow {
+    /// Whether this side has made it a backup.
+    pub backup: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Connection {
+    /// By both ends: this one's and the terminal's.
+    subflows: BTreeMap<(SocketAddr, SocketAddr), Subflow>,
+    primary: Option<IpAddr>,
+}
+
+/// A choice that cannot be.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NoChoice {
+    /// There is no such connection.
+    #[error("no connection has the token {0}; see `mptcp-relay sessions`")]
+    Connection(Token),
+    /// It has no subflow there.
+    #[error("connection {token} has no subflow from {path}; it has some from {}", list(.has))]
+    Path {
+        /// The connection.
+        token: Token,
+        /// What was asked for.
+        path: IpAddr,
+        /// What there is.
+        has: Vec<IpAddr>,
+    },
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    addresses.join(", ")
+}
+
+/// All connections.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    announce: Vec<SocketAddr>,
+    connections: HashMap<Token, Connection>,
+}
+
+impl Policy {
+    /// Terminals are told of these addresses.
+    pub fn new(announce: Vec<SocketAddr>) -> Self {
+        Self {
+            announce,
+            connections: HashMap::new(),
+        }
+    }
+
+    /// Something has happened to a connection that terminals have opened here.
+    pub fn hear(&mut self, event: &Event) -> Vec<Command> {
+        match event {
+            Event::Created(made) | Event::Established(made) if made.accepted => {
+                let connection = self.connections.entry(made.token).or_default();
+                let first = (made.local, made.remote);
+                connection
+                    .subflows
+                    .entry(first)
+                    .or_insert(Subflow { backup: false });
+                match event {
+                    Event::Established(_) => self.announcements(made.token, made.remote),
+                    _ => Vec::new(),
+                }
+            }
+            Event::SubflowEstablished(subflow) => self.joined(subflow),
+            Event::SubflowClosed(subflow) => self.left(subflow),
+            Event::Closed(token) => {
+                self.connections.remove(token);
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn announcements(&self, token: Token, terminal: SocketAddr) -> Vec<Command> {
+        let reachable = self
+            .announce
+            .iter()
+            .filter(|address| address.is_ipv4() == terminal.is_ipv4());
+        let numbered = (1..).zip(reachable);
+        numbered
+            .map(|(id, address)| Command::Announce {
+                token,
+                id,
+                address: *address,
+            })
+            .collect()
+    }
+
+    fn joined(&mut self, event: &SubflowEvent) -> Vec<Command> {
+        let Some(connection) = self.connections.get_mut(&event.token) else {
+            return Vec::new();
+        };
+        let ends = (event.local, event.remote);
+        connection.subflows.insert(ends, Subflow { backup: false });
+        connection.settle(event.token)
+    }
+
+    fn left(&mut self, event: &SubflowEvent) -> Vec<Command> {
+        let Some(connection) = self.connections.get_mut(&event.token) else {
+            return Vec::new();
+        };
+        connection.subflows.remove(&(event.local, event.remote));
+        let stands = |path: IpAddr| connection.subflows.keys().any(|(_, remote)| remote.ip() == path);
+        if connection.primary.is_some_and(|path| !stands(path)) {
+            connection.primary = None;
+        }
+        connection.settle(event.token)
+    }
+
+    /// Chooses the terminal's address whose subflows carry data; none: all do.
+    ///
+    /// # Errors
+    /// [`NoChoice`]; nothing has changed then.
+    pub fn prefer(&mut self, token: Token, path: Option<IpAddr>) -> Result<Vec<Command>, NoChoice> {
+        let connection = self
+            .connections
+            .get_mut(&token)
+            .ok_or(NoChoice::Connection(token))?;
+        if let Some(path) = path
+            && !connection.subflows.keys().any(|(_, remote)| remote.ip() == path)
+        {
+            let mut has: Vec<IpAddr> = connection
+                .subflows
+                .keys()
+                .map(|(_, remote)| remote.ip())
+                .collect();
+            has.dedup();
+            return Err(NoChoice::Path { token, path, has });
+        }
+        connection.primary = path;
+        Ok(connection.settle(token))
+    }
+
+    /// The chosen path of a connection.
+    pub fn primary(&self, token: Token) -> Option<IpAddr> {
+        self.connections.get(&token)?.primary
+    }
+
+    /// The subflows of a connection.
+    pub fn subflows(&self, token: Token) -> impl Iterator<Item = (SocketAddr, SocketAddr, Subflow)> + '_ {
+        let connection = self.connections.get(&token).into_iter();
+        connection
+            .flat_map(|connection| &connection.subflows)
+            .map(|((local, remote), subflow)| (*local, *remote, *subflow))
+    }
+
+    /// Forgets connections that are not among these: some events were missed.
+    pub fn keep(&mut self, exist: impl Fn(Token) -> bool) {
+        self.connections.retain(|token, _| exist(*token));
+    }
+}
+
+impl Connection {
+    /// Commands for every subflow that is not what it should be. What is to carry data comes first: there is never
+    /// a moment without an active subflow.
+    fn settle(&mut self, token: Token) -> Vec<Command> {
+        let mut commands = Vec::new();
+        for ((local, remote), subflow) in &mut self.subflows {
+            let backup = self.primary.is_some_and(|path| path != remote.ip());
+            if subflow.backup != backup {
+                subflow.backup = backup;
+                commands.push(Command::SetBackup {
+                    token,
+                    local: *local,
+                    remote: *remote,
+                    backup,
+                });
+            }
+        }
+        commands.sort_by_key(|command| matches!(command, Command::SetBackup { backup: true, .. }));
+        commands
+    }
+}

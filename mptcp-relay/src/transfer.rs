@@ -1,0 +1,98 @@
+//! From one socket to the other, in both directions, until both have said all.
+//!
+//! A FIN passes as a FIN, so half-closed connections stay half-closed. Whatever ends a socket otherwise (a reset, a
+//! peer that is gone) ends the other one by a reset. Each direction holds one buffer and reads no more before it is
+//! written: a slow receiver slows the sender down by its window, and memory per connection is bounded.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio_util::sync::CancellationToken;
+
+/// The buffer of a direction that says little ...
+const SMALL: usize = 16 * 1024;
+/// ... and of one that says much.
+const LARGE: usize = 256 * 1024;
+
+/// Bytes so far.
+#[derive(Debug, Default)]
+pub struct Carried {
+    /// From the terminal to the server.
+    pub up: AtomicU64,
+    /// From the server to the terminal.
+    pub down: AtomicU64,
+}
+
+/// How a connection has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// Both sides have closed.
+    Closed,
+    /// One side has failed, and the other was reset.
+    Reset,
+}
+
+/// Carries everything, or until it is stopped: then both sides are reset.
+pub async fn carry(
+    mut terminal: TcpStream,
+    mut server: TcpStream,
+    carried: &Carried,
+    stop: CancellationToken,
+) -> Ended {
+    for socket in [&terminal, &server] {
+        let _ = socket.set_nodelay(true);
+        let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(60));
+        let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
+    }
+    let outcome = {
+        let (from_terminal, to_terminal) = terminal.split();
+        let (from_server, to_server) = server.split();
+        let both = async {
+            tokio::try_join!(
+                pump(from_terminal, to_server, &carried.up),
+                pump(from_server, to_terminal, &carried.down),
+            )
+        };
+        tokio::select! {
+            outcome = both => outcome,
+            () = stop.cancelled() => Err(io::ErrorKind::Interrupted.into()),
+        }
+    };
+    match outcome {
+        Ok(_) => Ended::Closed,
+        Err(error) => {
+            tracing::debug!(%error, "a side has failed");
+            reset(terminal);
+            reset(server);
+            Ended::Reset
+        }
+    }
+}
+
+/// Closes a socket by a reset.
+pub fn reset(socket: TcpStream) {
+    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+}
+
+async fn pump(from: ReadHalf<'_>, mut to: WriteHalf<'_>, carried: &AtomicU64) -> io::Result<()> {
+    let mut buffer = vec![0; SMALL];
+    loop {
+        from.readable().await?;
+        let length = match from.try_read(&mut buffer) {
+            Ok(0) => return to.shutdown().await,
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        };
+        to.write_all(&buffer[..length]).await?;
+        carried.fetch_add(length as u64, Ordering::Relaxed);
+        if length == buffer.len() && length < LARGE {
+            buffer.resize(LARGE, 0);
+        }
+    }
+}

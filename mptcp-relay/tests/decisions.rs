@@ -1,0 +1,353 @@
+//! Claims about what the relay decides, without a kernel: which SYN it takes, what its subflows are for, who moves.
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use mptcp_pm::{Created, Event, SubflowEvent, Token};
+use mptcp_relay::admission::{Admission, Admitted, Why};
+use mptcp_relay::balance::{self, Eagerness, Flow, Point};
+use mptcp_relay::config::Config;
+use mptcp_relay::paths::{Command, NoChoice, Policy};
+use mptcp_relay::rules::{Holder, Rules};
+use mptcp_relay::syn::{Asks, Ends, Syn};
+use proptest::prelude::*;
+
+fn socket(text: &str) -> SocketAddr {
+    text.parse().expect("an address and port")
+}
+
+fn ends(port: u16) -> Ends {
+    Ends {
+        terminal: SocketAddr::new([10, 0, 0, 2].into(), port),
+        server: socket("203.0.113.3:80"),
+    }
+}
+
+fn packet(options: &[u8], flags: u8) -> Vec<u8> {
+    let mut bytes = vec![0_u8; 20];
+    bytes[0] = 0x45;
+    bytes[9] = 6;
+    bytes[12..16].copy_from_slice(&[10, 0, 0, 2]);
+    bytes[16..20].copy_from_slice(&[203, 0, 113, 3]);
+    let mut header = vec![0_u8; 20];
+    header[0..2].copy_from_slice(&40_000_u16.to_be_bytes());
+    header[2..4].copy_from_slice(&80_u16.to_be_bytes());
+    header[12] = (((20 + options.len()) / 4) << 4) as u8;
+    header[13] = flags;
+    bytes.extend(header);
+    bytes.extend(options);
+    bytes
+}
+
+const CAPABLE: [u8; 4] = [30, 4, 0x01, 0x01];
+
+#[test]
+fn a_syn_says_whether_it_asks_for_a_connection_or_a_subflow() {
+    let capable = Syn::read(&packet(&CAPABLE, 2)).expect("a SYN");
+    assert_eq!((capable.ends, capable.asks), (ends(40_000), Asks::Capable));
+    let join = [1, 1, 1, 1, 30, 12, 0x10, 2, 0xca, 0xfe, 0xba, 0xbe, 0, 0, 0, 0];
+    let join = Syn::read(&packet(&join, 2)).expect("a SYN");
+    assert_eq!(join.asks, Asks::Join(Token(0xcafe_babe)));
+}
+
+#[test]
+fn what_is_no_syn_or_malformed_is_never_taken_for_mptcp() {
+    assert_eq!(Syn::read(&packet(&CAPABLE, 0x12)), None, "a SYN-ACK");
+    for broken in [
+        [30, 3, 0x01, 0x01],
+        [30, 0, 0x01, 0x01],
+        [30, 40, 0x01, 0x01],
+        [30, 4, 0x11, 0x01],
+        [2, 1, 30, 4],
+    ] {
+        let syn = Syn::read(&packet(&broken, 2)).expect("a SYN all the same");
+        assert_eq!(syn.asks, Asks::Plain, "{broken:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_packet_makes_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        Syn::read(&bytes);
+    }
+}
+
+fn capable(port: u16) -> Syn {
+    Syn {
+        ends: ends(port),
+        asks: Asks::Capable,
+    }
+}
+
+const NOW: Duration = Duration::from_secs(100);
+
+#[test]
+fn a_terminal_that_repeats_its_syn_never_opens_a_second_connection() {
+    let mut admission = Admission::new(&Config::default());
+    assert_eq!(admission.syn(&capable(1), NOW), Admitted::Ask);
+    assert_eq!(admission.syn(&capable(1), NOW), Admitted::Drop);
+    admission.answered(ends(1), NOW);
+    assert_eq!(admission.syn(&capable(1), NOW), Admitted::Release);
+    assert!(admission.accepted(ends(1)));
+    assert_eq!(admission.half_open(), 0);
+    admission.ended(ends(1));
+    assert_eq!(admission.syn(&capable(1), NOW), Admitted::Ask);
+}
+
+#[test]
+fn a_silent_server_is_left_to_its_terminal_for_a_while() {
+    let config = Config::default();
+    let mut admission = Admission::new(&config);
+    admission.syn(&capable(1), NOW);
+    admission.give_up(ends(1), NOW);
+    assert_eq!(admission.syn(&capable(1), NOW), Admitted::Pass(Why::GivenUp));
+    let later = NOW + Config::seconds(config.timeouts.direct);
+    assert_eq!(admission.syn(&capable(1), later), Admitted::Ask);
+}
+
+#[test]
+fn spoofed_syns_of_one_terminal_open_no_more_than_its_share() {
+    let config = Config::default();
+    let mut admission = Admission::new(&config);
+    let most = config.limits.half_open as u16;
+    for port in 1..=most {
+        assert_eq!(admission.syn(&capable(port), NOW), Admitted::Ask);
+    }
+    assert_eq!(
+        admission.syn(&capable(most + 1), NOW),
+        Admitted::Pass(Why::HalfOpen)
+    );
+    admission.answered(ends(1), NOW);
+    assert_eq!(
+        admission.half_open(),
+        usize::from(most),
+        "answered is not established"
+    );
+    let late = NOW + Config::seconds(config.timeouts.terminal);
+    assert_eq!(admission.overdue(late), [ends(1)]);
+    assert_eq!(admission.syn(&capable(most + 1), late), Admitted::Ask);
+}
+
+#[test]
+fn a_subflow_is_taken_only_where_its_connection_may_be() {
+    let mut admission = Admission::new(&Config::default());
+    let join = |server: &str| Syn {
+        ends: Ends {
+            terminal: socket("10.0.2.2:5"),
+            server: socket(server),
+        },
+        asks: Asks::Join(Token(7)),
+    };
+    let (here, elsewhere) = (join("203.0.113.3:80"), join("203.0.113.4:80"));
+    assert_eq!(admission.syn(&here, NOW), Admitted::Pass(Why::Stranger));
+    admission.syn(&capable(1), NOW);
+    admission.answered(ends(1), NOW);
+    // The news of the token may come after the subflow.
+    assert_eq!(admission.syn(&here, NOW), Admitted::Release);
+    assert_eq!(admission.syn(&elsewhere, NOW), Admitted::Pass(Why::Stranger));
+    admission.accepted(ends(1));
+    admission.name(ends(1), Token(7));
+    assert_eq!(admission.syn(&elsewhere, NOW), Admitted::Release);
+    admission.ended(ends(1));
+    assert_eq!(admission.syn(&here, NOW), Admitted::Pass(Why::Stranger));
+}
+
+const TOKEN: Token = Token(9);
+
+fn created() -> Created {
+    Created {
+        token: TOKEN,
+        local: socket("203.0.113.3:80"),
+        remote: socket("10.0.0.2:40000"),
+        accepted: true,
+        deny_join_id0: false,
+    }
+}
+
+fn subflow(remote: &str) -> SubflowEvent {
+    SubflowEvent {
+        token: TOKEN,
+        local: socket("203.0.113.3:80"),
+        remote: socket(remote),
+        local_id: 0,
+        remote_id: 1,
+        backup: false,
+        interface: None,
+        error: None,
+        reset_reason: None,
+    }
+}
+
+fn backups(commands: &[Command]) -> Vec<(String, bool)> {
+    let said = commands.iter().filter_map(|command| match command {
+        Command::SetBackup { remote, backup, .. } => Some((remote.to_string(), *backup)),
+        Command::Announce { .. } => None,
+    });
+    said.collect()
+}
+
+fn two_paths() -> Policy {
+    let mut policy = Policy::new(vec![socket("192.0.2.1:7821")]);
+    policy.hear(&Event::Created(created()));
+    let told = policy.hear(&Event::Established(created()));
+    let announce = Command::Announce {
+        token: TOKEN,
+        id: 1,
+        address: socket("192.0.2.1:7821"),
+    };
+    assert_eq!(told, [announce]);
+    assert!(
+        policy
+            .hear(&Event::SubflowEstablished(subflow("10.0.2.2:5")))
+            .is_empty()
+    );
+    policy
+}
+
+#[test]
+fn a_chosen_path_is_active_before_the_other_is_a_backup() {
+    let mut policy = two_paths();
+    let path: IpAddr = [10, 0, 2, 2].into();
+    let told = policy.prefer(TOKEN, Some(path)).expect("it has this path");
+    assert_eq!(backups(&told), [("10.0.0.2:40000".into(), true)]);
+    let back: IpAddr = [10, 0, 0, 2].into();
+    let told = policy.prefer(TOKEN, Some(back)).expect("it has this path");
+    assert_eq!(
+        backups(&told),
+        [("10.0.0.2:40000".into(), false), ("10.0.2.2:5".into(), true)]
+    );
+    let told = policy.prefer(TOKEN, None).expect("all paths");
+    assert_eq!(backups(&told), [("10.0.2.2:5".into(), false)]);
+}
+
+#[test]
+fn a_subflow_that_joins_later_is_a_backup_and_serves_when_the_choice_is_lost() {
+    let mut policy = two_paths();
+    policy
+        .prefer(TOKEN, Some([10, 0, 2, 2].into()))
+        .expect("it has this path");
+    let told = policy.hear(&Event::SubflowEstablished(subflow("10.0.3.2:6")));
+    assert_eq!(backups(&told), [("10.0.3.2:6".into(), true)]);
+    let told = policy.hear(&Event::SubflowClosed(subflow("10.0.2.2:5")));
+    assert_eq!(
+        backups(&told),
+        [("10.0.0.2:40000".into(), false), ("10.0.3.2:6".into(), false)]
+    );
+    assert_eq!(policy.primary(TOKEN), None);
+}
+
+#[test]
+fn a_path_that_is_not_there_cannot_be_chosen() {
+    let mut policy = two_paths();
+    let refused = policy.prefer(TOKEN, Some([10, 9, 9, 9].into()));
+    assert!(matches!(refused, Err(NoChoice::Path { .. })), "{refused:?}");
+    assert_eq!(policy.prefer(Token(1), None), Err(NoChoice::Connection(Token(1))));
+    assert_eq!(policy.primary(TOKEN), None);
+}
+
+const EAGERNESS: Eagerness = Eagerness {
+    hysteresis: 0.05,
+    stay: Duration::from_secs(5),
+};
+
+fn flows() -> impl Strategy<Value = Vec<Flow>> {
+    let flow = (
+        0.0..50.0_f64,
+        0..3_usize,
+        any::<[bool; 3]>(),
+        any::<bool>(),
+        0..20_u64,
+    );
+    prop::collection::vec(flow, 0..12).prop_map(|flows| {
+        let flow = |(rate, at, sees, may_move, stayed): (f64, usize, [bool; 3], bool, u64)| Flow {
+            rate,
+            at,
+            sees: (0..3).filter(|point| *point == at || sees[*point]).collect(),
+            may_move,
+            stayed: Duration::from_secs(stayed),
+        };
+        flows.into_iter().map(flow).collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn balancing_ends_lowers_the_greatest_load_and_moves_only_who_may(mut flows in flows()) {
+        let points = [50.0, 100.0, 25.0].map(|capacity| Point { capacity });
+        let greatest = |flows: &[Flow]| balance::loads(&points, flows).into_iter().fold(0.0, f64::max);
+        let mut moves = 0;
+        while let Some(chosen) = balance::next(&points, &flows, EAGERNESS) {
+            let before = greatest(&flows);
+            let flow = &mut flows[chosen.flow];
+            prop_assert!(flow.may_move && flow.stayed >= EAGERNESS.stay);
+            prop_assert!(flow.sees.contains(&chosen.to) && flow.at != chosen.to);
+            flow.at = chosen.to;
+            prop_assert!(greatest(&flows) <= before + 1e-9);
+            moves += 1;
+            prop_assert!(moves < 1000, "connections are handed to and fro");
+        }
+    }
+}
+
+#[test]
+fn two_access_points_in_balance_are_left_alone() {
+    let points = [Point { capacity: 10.0 }; 2];
+    let flow = |at, rate| Flow {
+        rate,
+        at,
+        sees: vec![0, 1],
+        may_move: true,
+        stayed: Duration::from_secs(60),
+    };
+    assert_eq!(
+        balance::next(&points, &[flow(0, 4.0), flow(1, 4.0)], EAGERNESS),
+        None
+    );
+    let crowded = [flow(0, 4.0), flow(0, 4.0)];
+    assert!(balance::next(&points, &crowded, EAGERNESS).is_some());
+}
+
+#[test]
+fn the_table_is_replaced_in_one_transaction_and_fails_open() {
+    let config = Config {
+        interfaces: vec!["wifi".into()],
+        refuse: vec!["192.0.2.0/24".parse().expect("a range")],
+        ..Config::default()
+    };
+    let script = Rules::new(&config, Holder::Nft).script();
+    let head = "table inet mptcp_relay\ndelete table inet mptcp_relay\ntable inet mptcp_relay {";
+    assert!(script.starts_with(head), "{script}");
+    assert!(!script.contains("flush ruleset"));
+    assert!(script.contains("queue flags bypass to 7820"));
+    assert!(script.contains("iifname != { \"wifi\" } return"));
+    assert!(script.contains("ip daddr 192.0.2.0/24 return"));
+    assert!(!Rules::new(&config, Holder::Xtables).script().contains("queue"));
+}
+
+#[test]
+fn mistakes_in_the_configuration_are_named_with_their_key() {
+    let directory = tempfile::tempdir().expect("a directory for a moment");
+    let file = directory.path().join("relay.toml");
+    for (text, key) in [
+        ("mark = 3", "mark"),
+        ("mark = 0x8000_0000", "mark"),
+        ("nft_table = \"a b\"", "nft_table"),
+        ("interfaces = [\"a\\\" } accept\"]", "interfaces"),
+        ("refuse = [\"10.0.0.0/40\"]", "refuse"),
+        ("announce = [\"0.0.0.0:1\"]", "announce"),
+        ("table = 254", "table"),
+        ("timeouts.server = 0", "timeouts.server"),
+        ("unheard_of = 1", "unheard_of"),
+    ] {
+        std::fs::write(&file, text).expect("a file");
+        let error = Config::load(Some(&file)).expect_err(text).to_string();
+        assert!(error.contains(key), "{text}: {error}");
+    }
+}
+
+#[test]
+fn the_packaged_configuration_says_what_is_in_force_without_it() {
+    let packaged = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/mptcp-relay.toml");
+    let read = Config::load(Some(packaged.as_ref())).expect("the packaged file is right");
+    let shown = |config: &Config| toml::to_string(config).expect("it can be shown");
+    assert_eq!(shown(&read), shown(&Config::default()));
+}
