@@ -96,6 +96,7 @@ fn reports(stream: &hub::Attended) -> Vec<u64> {
 #[tokio::test]
 async fn a_stream_begins_with_a_hello_and_every_report_and_ends_when_nothing_is_wanted() {
     let mut attended = Attended::new().await;
+    // Time to do wrong: nothing is awaited here, and a slow machine only sees less.
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(
         attended.hub.notes.streams.lock().unwrap().is_empty(),
