@@ -197,6 +197,8 @@ impl KernelDatapath {
             parking_mac: options.parking_mac,
             layout: LAYOUT,
             layout_oldest: OLDEST_LAYOUT,
+            forwards: u32::from(forwards()),
+            pad: 0,
         };
         write_offers(&skeleton, options)?;
 
@@ -466,6 +468,17 @@ pub fn monotonic_ns() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
         .unwrap_or_else(|_| nix::sys::time::TimeSpec::new(0, 0));
     now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}
+
+/// Whether this network namespace is a router for others. Containers may make it one at any time.
+fn forwards() -> bool {
+    let switches = [
+        "/proc/sys/net/ipv4/ip_forward",
+        "/proc/sys/net/ipv6/conf/all/forwarding",
+    ];
+    switches
+        .iter()
+        .any(|path| std::fs::read_to_string(path).is_ok_and(|value| value.trim() != "0"))
 }
 
 fn netns_cookie() -> std::io::Result<u64> {

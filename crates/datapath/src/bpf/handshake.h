@@ -4,7 +4,7 @@
  * the first segment that leaves afterwards already takes the new tuple. */
 #pragma once
 
-#include "packet.h"
+#include "socket.h"
 #include "siphash.h"
 
 #define TYPE_MSYN 1
@@ -175,8 +175,27 @@ static __always_inline void acknowledge(const struct packet *p, const struct req
 	report_segment(EVENT_COMMITTED, p, option, entry, ifindex, 0);
 }
 
-/* Whether the segment carries a Migrate-Request; if so it is dealt with here and must be stolen. The option
- * comes first in every such segment, so one short look settles the common case. */
+/* Whether a segment whose token nobody here knows is on its way through this host: to another address, or to one of
+ * ours behind which a NAT has somebody else. */
+static __always_inline int is_transit(struct __sk_buff *skb, const struct packet *p)
+{
+	struct config *c = settings();
+	struct bpf_sock *sk;
+
+	if (!c || !c->forwards)
+		return 0;
+	if (!bpf_map_lookup_elem(&sources, p->tuple.local))
+		return 1;
+	sk = find_socket(skb, &p->tuple);
+	if (!sk)
+		return 1;
+	bpf_sk_release(sk);
+	return 0;
+}
+
+/* Whether the segment carries a Migrate-Request; if so it is dealt with here and must be stolen, unless it is on its
+ * way to another host behind this one. The option comes first in every such segment, so one short look settles the
+ * common case. */
 static __always_inline int take_request(struct __sk_buff *skb, const struct packet *p, u32 ifindex)
 {
 	struct request_option option;
@@ -194,15 +213,20 @@ static __always_inline int take_request(struct __sk_buff *skb, const struct pack
 	type = option.version_type & 15;
 	if (type == 0)
 		return 0;
-	count(COUNTER_STOLEN);
 	if (option.length != REQUEST_LENGTH || p->header_length < sizeof(struct tcp_header) + REQUEST_LENGTH ||
 	    (option.version_type >> 4) != OPTION_VERSION || type > TYPE_LAST ||
 	    bpf_skb_load_bytes(skb, p->l4 + sizeof(struct tcp_header), &option, sizeof(option))) {
+		if (is_transit(skb, p))
+			return 0;
+		count(COUNTER_STOLEN);
 		count(COUNTER_MALFORMED_OPTION);
 		return 1;
 	}
 	token = be32_of(option.token);
 	list = bpf_map_lookup_elem(&tokens, &token);
+	if (!list && is_transit(skb, p))
+		return 0;
+	count(COUNTER_STOLEN);
 	if (!list) {
 		count(COUNTER_UNKNOWN_TOKEN);
 		if (type == TYPE_MSYN)

@@ -212,6 +212,9 @@ struct config {
 	 * (kernel/layout.rs). 0: the first. */
 	u32 layout;
 	u32 layout_oldest;
+	/* This host is a router for others, such as its containers: handshakes of theirs pass. */
+	u32 forwards;
+	u32 pad;
 };
 
 struct peer_key {

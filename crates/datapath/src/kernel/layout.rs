@@ -22,7 +22,7 @@ use super::maps::find;
 use crate::skeleton::{Plain, types as raw};
 
 /// The number of this program's layout. It grows with every change of a pinned map.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 /// The oldest layout whose entries this program can carry over, and which can carry over this one's.
 pub const OLDEST_LAYOUT: u32 = 1;
 

@@ -251,6 +251,7 @@ impl Datapath for KernelDatapath {
 
     fn beat(&mut self) {
         self.config.heartbeat_ns = monotonic_ns();
+        self.config.forwards = u32::from(forwards());
         if let Err(error) = self.write_config() {
             tracing::warn!(%error, "cannot write the heartbeat");
         }

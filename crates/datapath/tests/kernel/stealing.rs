@@ -7,7 +7,7 @@ use wire::segment::Segment;
 use wire::tuple::{Endpoint, Tuple};
 
 use crate::equality::{all_bytes, key_of, vectors};
-use crate::place::{Host, isolated};
+use crate::place::{Host, isolated, run};
 
 /// Verdicts of tc programs.
 pub const PASSES: u32 = 0;
@@ -254,5 +254,24 @@ fn colliding_tokens_are_tried_one_after_another() {
             [Event::Segment(_, heard)] => assert_eq!((heard.identity, heard.candidate), (identity(3), 5)),
             ref other => panic!("{other:?}"),
         }
+    });
+}
+
+#[test]
+fn a_router_lets_the_handshakes_of_hosts_behind_it_pass_and_steals_its_own() {
+    isolated(|| {
+        let vector = direct_segments().next().expect("a segment");
+        let frame = ethernet(&all_bytes(vector.packet));
+        let mut datapath = Host::first().open();
+        assert_eq!(arrives(&datapath, &frame).0, DROPPED, "this host is no router");
+        run("sysctl -qw net.ipv4.ip_forward=1");
+        datapath.beat();
+        assert_eq!(
+            arrives(&datapath, &frame),
+            (PASSES, BTreeMap::new()),
+            "another host's"
+        );
+        listen(&mut datapath);
+        assert_eq!(arrives(&datapath, &frame).0, DROPPED, "its token is known here");
     });
 }
