@@ -272,7 +272,7 @@ impl Agents {
 }
 
 /// A list, the list inside an object, or the object as the only entry.
-fn entries(parsed: Value, word: &str) -> Vec<Value> {
+pub fn entries(parsed: Value, word: &str) -> Vec<Value> {
     match parsed {
         Value::Array(entries) => entries,
         Value::Object(mut object) => match object.remove(word) {

@@ -151,7 +151,13 @@ fn label(node: &Node, scenario: &Scenario) -> String {
         ""
     };
     match &node.kind {
+        Kind::Host if scenario.is_multipath(&node.name.text) => {
+            format!("{}{agent} + multipath", node.name)
+        }
         Kind::Host => format!("{}{agent}", node.name),
+        Kind::Router if scenario.relays.iter().any(|relay| relay.node == node.name) => {
+            format!("({} + relay)", node.name)
+        }
         Kind::Router => format!("({})", node.name),
         Kind::Napt(rule) => {
             let ports = match rule.ports {

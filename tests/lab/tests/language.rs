@@ -1,5 +1,5 @@
 //! The language: what is read, and how mistakes are told.
-use lab::language::ast::{Action, Deed, HostChange, LinkChange, Program, Talking, What, When};
+use lab::language::ast::{Action, Deed, HostChange, Kind, LinkChange, Program, Talking, What, When};
 use lab::language::{self, Scenario};
 
 /// One of everything.
@@ -204,5 +204,42 @@ fn no_line_whatever_its_bytes_makes_the_reader_panic() {
                 let _ = language::parse("odd.scn", &text);
             }
         }
+    }
+}
+
+#[test]
+fn a_relay_is_a_router_that_can_be_killed_asked_and_told_what_to_prefer() {
+    let text = "
+host      A B
+multipath A
+relay     R mark=16
+link   wifi   A=10.1.0.2/24   R=10.1.0.1/24
+link   lan    B=192.0.2.2/24  R=192.0.2.1/24
++0         A  fetch B 1MiB mptcp as=dl
+within 5   R  relay subflows path=wifi count=1
+relay R prefer wifi
+relay R prefer 10.1.0.2
+relay R kill
+within 5   dl done
+";
+    let scenario = language::parse("story.scn", text).expect("a scenario");
+    assert!(scenario.is_multipath("A") && !scenario.is_multipath("B"));
+    assert_eq!(scenario.relays[0].settings["mark"], "16");
+    assert_eq!(scenario.node("R").map(|node| &node.kind), Some(&Kind::Router));
+    let What::Do(Action::Start(start)) = &scenario.steps[0].what else {
+        panic!("a program")
+    };
+    let Program::Talk(talk) = &start.program else {
+        panic!("a client")
+    };
+    assert!(talk.options.mptcp);
+    for (line, mistake) in [
+        ("relay A kill", "no relay `A`"),
+        ("within 5 B relay status up=1", "no relay `B`"),
+        ("relay R prefer lte", "no link `lte`"),
+        ("multipath R", "not a host"),
+    ] {
+        let said = language::parse("story.scn", &format!("{text}{line}\n")).expect_err(line);
+        assert!(said[0].to_string().contains(mistake), "{line}: {}", said[0]);
     }
 }

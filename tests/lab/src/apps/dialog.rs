@@ -27,6 +27,8 @@ pub enum Step {
     Clamp(u32),
     Md5(IpAddr, String),
     Fastopen,
+    /// The socket speaks MPTCP.
+    Mptcp,
     // The connection.
     Listen(u16),
     Accept,
@@ -84,6 +86,7 @@ fn read_step(step: &str) -> Option<Step> {
         ("isn", [isn]) => Step::Isn(isn.parse().ok()?),
         ("md5", [address, key]) => Step::Md5(address.parse().ok()?, (*key).to_owned()),
         ("fastopen", []) => Step::Fastopen,
+        ("mptcp", []) => Step::Mptcp,
         ("listen", [port]) => Step::Listen(port.parse().ok()?),
         ("accept", []) => Step::Accept,
         ("connect", [address, port]) => Step::Connect(address.parse().ok()?, port.parse().ok()?),
@@ -156,7 +159,8 @@ impl Ends {
             | Step::Isn(_)
             | Step::Clamp(_)
             | Step::Md5(..)
-            | Step::Fastopen => {
+            | Step::Fastopen
+            | Step::Mptcp => {
                 self.before.push(step.clone());
                 Ok(())
             }
@@ -243,7 +247,7 @@ impl Ends {
     }
 
     fn listen(&mut self, port: u16) -> std::io::Result<()> {
-        let any = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
+        let any = Socket::new(Domain::IPV6, Type::STREAM, Some(self.protocol()))?;
         any.set_only_v6(false)?;
         any.set_reuse_address(true)?;
         self.prepare(&any)?;
@@ -255,11 +259,18 @@ impl Ends {
 
     fn connect(&mut self, address: IpAddr, port: u16) -> std::io::Result<()> {
         let to = SocketAddr::new(address, port);
-        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(self.protocol()))?;
         self.prepare(&socket)?;
         socket.connect(&to.into())?;
         self.begin(socket.into(), 1, 2);
         Ok(())
+    }
+
+    fn protocol(&self) -> Protocol {
+        match self.before.contains(&Step::Mptcp) {
+            true => Protocol::from(libc::IPPROTO_MPTCP),
+            false => Protocol::TCP,
+        }
     }
 
     fn prepare(&mut self, socket: &Socket) -> std::io::Result<()> {

@@ -17,7 +17,7 @@ const HEAD_LINES: usize = 100;
 const LINE: u64 = 8192;
 
 pub fn run(port: u16, directory: Option<&Path>) -> Result<i32, String> {
-    let listener = sockets::listen(port)?;
+    let listener = sockets::listen(port, false)?;
     let reporter = Reporter::start();
     reporter.change(|_| ());
     let directory = directory.map(Path::to_owned);

@@ -19,7 +19,7 @@ pub const PORTION: usize = 32 * 1024;
 pub const OTHER_WAY: u64 = 0x0123_4567_89ab_cdef;
 
 pub fn run(port: u16, options: &Options) -> Result<i32, String> {
-    let listener = sockets::listen(port)?;
+    let listener = sockets::listen(port, options.mptcp)?;
     let reporter = Reporter::start();
     reporter.change(|_| ());
     let mut number = 0;

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Durations in milliseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -13,6 +13,9 @@ pub struct Options {
     /// Idle time, interval, count.
     pub keepalive: Option<(u64, u64, u32)>,
     pub nodelay: bool,
+    /// Sockets speak MPTCP.
+    #[serde(default)]
+    pub mptcp: bool,
 }
 
 impl Options {
@@ -35,10 +38,22 @@ impl Options {
     }
 }
 
+/// The protocol of a socket; none: the kernel's usual one.
+fn protocol(mptcp: bool) -> Option<Protocol> {
+    mptcp.then_some(Protocol::from(libc::IPPROTO_MPTCP))
+}
+
+/// Connects, by MPTCP if asked.
+pub fn connect(to: SocketAddr, mptcp: bool) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, protocol(mptcp))?;
+    socket.connect(&to.into())?;
+    Ok(socket.into())
+}
+
 /// Listens on a port of both families.
-pub fn listen(port: u16) -> Result<TcpListener, String> {
+pub fn listen(port: u16, mptcp: bool) -> Result<TcpListener, String> {
     let open = || -> io::Result<TcpListener> {
-        let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+        let socket = Socket::new(Domain::IPV6, Type::STREAM, protocol(mptcp))?;
         socket.set_only_v6(false)?;
         socket.set_reuse_address(true)?;
         socket.bind(&SocketAddr::from(([0_u16; 8], port)).into())?;

@@ -89,7 +89,7 @@ fn visits(conversation: &Conversation, number: u64, count: u64, reporter: &Repor
 }
 
 fn connect(to: SocketAddr, options: &sockets::Options) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(to)?;
+    let stream = sockets::connect(to, options.mptcp)?;
     options.set(&stream)?;
     Ok(stream)
 }

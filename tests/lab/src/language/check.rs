@@ -23,6 +23,9 @@ pub fn check(scenario: &Scenario) -> Vec<Diagnostic> {
         check.host(&agent.host);
     }
     check.servers();
+    for host in &scenario.multipath {
+        check.host(host);
+    }
     for step in &scenario.steps {
         check.step(step);
     }
@@ -202,6 +205,16 @@ impl<'a> Check<'a> {
         }
     }
 
+    fn relay(&mut self, name: &Name) {
+        if !self.scenario.relays.iter().any(|relay| relay.node == *name) {
+            self.refuse(
+                name,
+                format!("there is no relay `{name}`"),
+                format!("a line `relay {name}` before the story"),
+            );
+        }
+    }
+
     fn link(&mut self, name: &Name) -> Option<&'a Link> {
         let link = self.scenario.link(&name.text);
         if link.is_none() {
@@ -263,6 +276,12 @@ impl<'a> Check<'a> {
                         format!("there is no server `{server}`"),
                         format!("a line `server {server} on HOST` before the story"),
                     );
+                }
+            }
+            Action::Relay { relay, change } => {
+                self.relay(relay);
+                if let RelayChange::Prefer(PreferredPath::Link(link)) = change {
+                    self.link(link);
                 }
             }
             Action::Agent { hosts, .. } => hosts.iter().for_each(|host| {
@@ -386,6 +405,7 @@ impl<'a> Check<'a> {
                 self.unknown_program(name)
             }
             Subject::Agent { host, .. } => self.host(host),
+            Subject::Relay { relay, .. } => self.relay(relay),
             _ => {}
         }
         for term in &condition.terms {

@@ -16,10 +16,14 @@ pub fn condition(words: &mut Words) -> Result<Condition, Diagnostic> {
             terms: vec![term],
         });
     }
-    let subject =
-        words.name("a program, `HOST agent …`, or resets=, errors=, leaks=, invalid(NAPT)=, rst(HOST)=")?;
+    let subject = words.name(
+        "a program, `HOST agent …`, `RELAY relay …`, or resets=, errors=, leaks=, invalid(NAPT)=, rst(HOST)=",
+    )?;
     if words.accept("agent") {
         return agent(subject, words);
+    }
+    if words.accept("relay") {
+        return relay(subject, words);
     }
     let mut said = vec![subject.text.clone()];
     let mut terms = Vec::new();
@@ -203,6 +207,16 @@ fn agent(host: Name, words: &mut Words) -> Result<Condition, Diagnostic> {
         said.push(words.text("a list")?.text);
         list
     };
+    fields(words, &mut said, &mut terms)?;
+    Ok(Condition {
+        text: said.join(" "),
+        subject: Subject::Agent { host, list },
+        terms,
+    })
+}
+
+/// `FIELD=VALUE … [count=N]`.
+fn fields(words: &mut Words, said: &mut Vec<String>, terms: &mut Vec<Term>) -> Result<(), Diagnostic> {
     while let Some(pair) = words.peek_pair().filter(|pair| pair.key != "limit").cloned() {
         said.push(text(&pair));
         terms.push(match pair.key.as_str() {
@@ -215,9 +229,24 @@ fn agent(host: Name, words: &mut Words) -> Result<Condition, Diagnostic> {
         });
         words.skip();
     }
+    Ok(())
+}
+
+/// `RELAY relay sessions|subflows|status FIELD=… [count=N]`.
+fn relay(relay: Name, words: &mut Words) -> Result<Condition, Diagnostic> {
+    let list = [RelayList::Sessions, RelayList::Subflows, RelayList::Status]
+        .into_iter()
+        .find(|list| words.keyword() == Some(list.word()));
+    let Some(list) = list else {
+        return Err(words.refuse("`sessions`, `subflows` or `status`"));
+    };
+    words.skip();
+    let mut said = vec![relay.text.clone(), "relay".to_owned(), list.word().to_owned()];
+    let mut terms = Vec::new();
+    fields(words, &mut said, &mut terms)?;
     Ok(Condition {
         text: said.join(" "),
-        subject: Subject::Agent { host, list },
+        subject: Subject::Relay { relay, list },
         terms,
     })
 }

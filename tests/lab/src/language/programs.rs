@@ -232,6 +232,7 @@ fn talk(verb: &str, words: &mut Words) -> Result<Program, Diagnostic> {
 struct Options {
     pairs: Vec<(Pair, Diagnostic)>,
     nodelay: bool,
+    mptcp: bool,
     outcome: Option<Outcome>,
 }
 
@@ -240,6 +241,7 @@ impl Options {
         let mut options = Options {
             pairs: Vec::new(),
             nodelay: false,
+            mptcp: false,
             outcome: None,
         };
         while !words.is_empty() {
@@ -247,6 +249,8 @@ impl Options {
                 options.outcome = outcome(words, true)?;
             } else if words.accept("nodelay") {
                 options.nodelay = true;
+            } else if words.accept("mptcp") {
+                options.mptcp = true;
             } else {
                 let unknown = words.refuse("an option of this program (see docs/scenarios.md)");
                 match words.pair() {
@@ -289,6 +293,7 @@ impl Options {
             user_timeout: self.take("user_timeout", "a duration such as 5s", units::duration)?,
             keepalive: self.take("keepalive", "IDLE/INTERVAL/COUNT such as 1s/1s/3", keepalive)?,
             nodelay: self.nodelay,
+            mptcp: self.mptcp,
         })
     }
 

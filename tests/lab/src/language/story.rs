@@ -101,6 +101,10 @@ fn action(words: &mut Words) -> Result<Action, Diagnostic> {
         words.skip();
         return server(words);
     }
+    if words.keyword() == Some("relay") && is_relay_step(words) {
+        words.skip();
+        return relay(words);
+    }
     let subject = words.name(FIRST)?;
     if words.peek_pair().is_some() {
         let mut change = ShapeChange::default();
@@ -205,6 +209,42 @@ fn server(words: &mut Words) -> Result<Action, Diagnostic> {
     let change = change.ok_or_else(|| words.refuse("start, stop, kill or restart"))?;
     words.skip();
     Ok(Action::Server { change, server })
+}
+
+/// `relay NAME start|stop|kill|restart`, `relay NAME prefer LINK|ADDRESS|all`.
+pub fn is_relay_step(words: &Words) -> bool {
+    ["start", "stop", "kill", "restart", "prefer"]
+        .iter()
+        .any(|change| words.has_at(2, change))
+}
+
+fn relay(words: &mut Words) -> Result<Action, Diagnostic> {
+    let relay = words.name("a relay")?;
+    if words.accept("prefer") {
+        let path = match words.peek().map(|word| word.text.clone()) {
+            Some(text) if text == "all" => {
+                words.skip();
+                PreferredPath::All
+            }
+            Some(text) => match text.parse() {
+                Ok(address) => {
+                    words.skip();
+                    PreferredPath::Address(address)
+                }
+                Err(_) => PreferredPath::Link(words.name("a link, an address or `all`")?),
+            },
+            None => return Err(words.refuse("a link, an address or `all`")),
+        };
+        let change = RelayChange::Prefer(path);
+        return Ok(Action::Relay { relay, change });
+    }
+    let change = words.keyword().and_then(agent_change);
+    let change = change.ok_or_else(|| words.refuse("start, stop, kill, restart or prefer"))?;
+    words.skip();
+    Ok(Action::Relay {
+        relay,
+        change: RelayChange::Process(change),
+    })
 }
 
 fn link_change(verb: &str, words: &mut Words) -> Result<LinkChange, Diagnostic> {

@@ -31,6 +31,15 @@ pub fn statement(scenario: &mut Scenario, mut words: Words, line: &str) -> Resul
         "route" => scenario.routes.push(route(&mut words)?),
         "sysctl" => scenario.sysctls.push(sysctl(&mut words)?),
         "server" => scenario.servers.push(server(&mut words)?),
+        "relay" => relays(scenario, &mut words)?,
+        "multipath" => loop {
+            scenario
+                .multipath
+                .push(words.name("the hosts that use all their links at once")?);
+            if words.is_empty() {
+                break;
+            }
+        },
         "capture" => scenario.capture = true,
         "limit" => scenario.limit = Some(duration(&mut words, "how long the run may take")?),
         _ => return agent(scenario, words, line),
@@ -256,6 +265,36 @@ fn server(words: &mut Words) -> Result<ServerStart, Diagnostic> {
         settings,
         dead,
     })
+}
+
+/// `relay R … [key=value …]`: routers, on each of which a relay runs.
+fn relays(scenario: &mut Scenario, words: &mut Words) -> Result<(), Diagnostic> {
+    let mut names = Vec::new();
+    while words.peek().is_some_and(|word| word.pair.is_none()) {
+        names.push(words.name("a name for the relay")?);
+    }
+    if names.is_empty() {
+        return Err(words.refuse("a name for the relay"));
+    }
+    let mut settings = std::collections::BTreeMap::new();
+    while !words.is_empty() {
+        match words.peek_pair() {
+            Some(pair) if pair.sign == Sign::Equal => settings.insert(pair.key.clone(), pair.value.clone()),
+            _ => return Err(words.refuse("a setting KEY=VALUE for the relay's configuration file")),
+        };
+        words.skip();
+    }
+    for node in names {
+        scenario.nodes.push(Node {
+            name: node.clone(),
+            kind: Kind::Router,
+        });
+        scenario.relays.push(RelayStart {
+            node,
+            settings: settings.clone(),
+        });
+    }
+    Ok(())
 }
 
 /// `agent phone server [key=value …]` starts agents before the story; `agent phone kill` is a step of it.

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::multipath::{self, Endpoints};
 use super::{napt, plan};
 use crate::emulator::capture::Capture;
 use crate::emulator::interference::Recordings;
@@ -25,6 +26,7 @@ pub struct Network {
     pub stations: BTreeMap<String, Station>,
     pub links: BTreeMap<String, LiveLink>,
     pub recordings: Recordings,
+    pub(super) endpoints: Endpoints,
 }
 
 /// A link while it stands.
@@ -72,6 +74,7 @@ impl Network {
             stations: BTreeMap::new(),
             links: BTreeMap::new(),
             recordings: Recordings::default(),
+            endpoints: Endpoints::default(),
         };
         for node in &scenario.nodes {
             let station = Station::create(claim, &node.name.text)?;
@@ -207,6 +210,9 @@ impl Network {
             .map(|sysctl| (sysctl.key.clone(), sysctl.value.clone()))
             .collect();
         netns::sysctl(&station.netns, &settings, false)?;
+        if scenario.is_multipath(name) {
+            netns::ip(&station.netns, multipath::LIMITS)?;
+        }
         for (link, end) in scenario.links_of(name) {
             // A host takes its address when the cable is plugged in; everybody else always has it.
             if node.kind != Kind::Host || !link.down {

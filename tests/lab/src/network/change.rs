@@ -16,6 +16,7 @@ impl Network {
     /// Gives a node these addresses on a link, and the routes over it.
     pub fn join(&mut self, node: &str, link: &str, addresses: &[Prefix]) -> Result<(), MachineError> {
         let (end, mut batch) = (self.end(node, link), String::new());
+        let (multipath, mut endpoints) = (self.scenario.is_multipath(node), String::new());
         let live = self.links.get_mut(link).expect("checked with the scenario");
         for prefix in addresses
             .iter()
@@ -24,6 +25,9 @@ impl Network {
             let nodad = if prefix.is_ipv6() { " nodad" } else { "" };
             let _ = writeln!(batch, "addr add {prefix} dev {link}{nodad}");
             live.devices[end].allow(prefix.address);
+            if multipath {
+                endpoints += &self.endpoints.add(node, link, prefix.address);
+            }
         }
         for prefix in addresses {
             if !live.addresses[end].contains(prefix) {
@@ -33,6 +37,8 @@ impl Network {
         for route in self.routes(node, link) {
             let _ = writeln!(batch, "route replace {}", show_route(&route, link));
         }
+        // A subflow needs its route at once.
+        batch += &endpoints;
         netns::ip(&self.stations[node].netns, &batch)
     }
 
@@ -46,6 +52,8 @@ impl Network {
             .iter()
             .filter(|prefix| live.addresses[end].contains(prefix))
         {
+            // While the address is there, the kernel can still say that it goes.
+            batch += &self.endpoints.remove(node, prefix.address);
             let _ = writeln!(batch, "addr del {prefix} dev {link}");
         }
         live.addresses[end].retain(|prefix| !addresses.contains(prefix));

@@ -230,6 +230,7 @@ impl<'a> Teller<'a> {
             }
             Action::Program { .. } => not("a real program"),
             Action::Server { .. } => not("a server that stops or starts"),
+            Action::Relay { .. } => not("a relay"),
             Action::Agent { .. } => not("an agent that stops or starts"),
         }
     }
@@ -356,6 +357,7 @@ impl<'a> Teller<'a> {
                 list: AgentList::Connections,
             } => self.judge_agent(&host.text, &condition.terms),
             Subject::Agent { .. } => not("an agent's status"),
+            Subject::Relay { .. } => not("a relay"),
             Subject::Run => condition
                 .terms
                 .iter()

@@ -30,6 +30,7 @@ impl Stage {
             },
             Action::Start(start) => self.start(start),
             Action::Server { change, server } => self.server_change(&server.text, *change),
+            Action::Relay { relay, change } => self.relay_change(&relay.text, change),
             Action::Agent { change, hosts } => hosts
                 .iter()
                 .try_for_each(|host| self.agent_change(&host.text, *change)),
@@ -209,6 +210,51 @@ impl Stage {
                     .start(server, &station, &mut self.programs, self.slow)
             }
             AgentChange::Kill | AgentChange::Stop => Ok(()),
+        }
+    }
+
+    pub fn relay_change(&mut self, node: &str, change: &RelayChange) -> Result<(), String> {
+        let change = match change {
+            RelayChange::Process(change) => *change,
+            RelayChange::Prefer(path) => {
+                let (addresses, said) = self.preferred(node, path);
+                let count = self.relays.prefer(node, &addresses)?;
+                self.timeline
+                    .note(node, format!("prefer {said} ({count} connections)"));
+                return Ok(());
+            }
+        };
+        let station = self.network.station(node)?.clone();
+        let running = self.relays.program(node);
+        if let (AgentChange::Kill | AgentChange::Stop | AgentChange::Restart, Some(program)) =
+            (change, &running)
+        {
+            match change {
+                AgentChange::Kill => self.programs.kill(program),
+                _ => self.programs.terminate(program),
+            }
+            self.ended(program, LISTENING)?;
+        }
+        match change {
+            AgentChange::Start | AgentChange::Restart => {
+                self.relays.start(&station, &mut self.programs, self.slow)
+            }
+            AgentChange::Kill | AgentChange::Stop => Ok(()),
+        }
+    }
+
+    /// The addresses a path has for the relay, and what it is called.
+    fn preferred(&self, relay: &str, path: &PreferredPath) -> (Vec<std::net::IpAddr>, String) {
+        match path {
+            PreferredPath::All => (Vec::new(), "all".to_owned()),
+            PreferredPath::Address(address) => (vec![*address], address.to_string()),
+            PreferredPath::Link(name) => {
+                let ends = self.network.scenario.link(&name.text).map(|link| &link.ends);
+                let others = ends.into_iter().flatten().filter(|end| end.node.text != relay);
+                let addresses = others.flat_map(|end| &end.addresses);
+                let addresses = addresses.map(|prefix| prefix.address).collect();
+                (addresses, name.text.clone())
+            }
         }
     }
 

@@ -109,7 +109,8 @@ fn describe_hosts(directory: &Path, stage: &Stage) -> std::io::Result<()> {
         .agents
         .describe()
         .into_iter()
-        .chain(stage.servers.describe());
+        .chain(stage.servers.describe())
+        .chain(stage.relays.describe());
     for (name, text) in described {
         fs::write(directory.join(name), text)?;
     }

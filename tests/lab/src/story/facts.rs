@@ -11,6 +11,7 @@ use crate::language::ast::*;
 pub struct Gathered<'a> {
     stage: &'a Stage,
     agent: Option<Answer>,
+    relay: Option<Answer>,
     invalid: HashMap<String, Result<u64, String>>,
     /// Whether a change of every fact it needs wakes who waits.
     pub announced: bool,
@@ -21,6 +22,7 @@ impl<'a> Gathered<'a> {
         let mut gathered = Gathered {
             stage,
             agent: None,
+            relay: None,
             invalid: HashMap::new(),
             announced: true,
         };
@@ -31,6 +33,15 @@ impl<'a> Gathered<'a> {
                     entries
                         .iter_mut()
                         .for_each(|entry| name_path(stage, &host.text, entry));
+                    entries
+                }));
+                gathered.announced = false;
+            }
+            Subject::Relay { relay, list } => {
+                gathered.relay = Some(stage.relays.ask(&relay.text, *list).map(|mut entries| {
+                    entries
+                        .iter_mut()
+                        .for_each(|entry| name_carrier(stage, &relay.text, entry));
                     entries
                 }));
                 gathered.announced = false;
@@ -57,6 +68,12 @@ impl Facts for Gathered<'_> {
         self.agent
             .clone()
             .unwrap_or_else(|| Err("the agent was not asked".to_owned()))
+    }
+
+    fn relay(&self) -> Answer {
+        self.relay
+            .clone()
+            .unwrap_or_else(|| Err("the relay was not asked".to_owned()))
     }
 
     fn leaks(&self) -> (u64, Vec<String>) {
@@ -95,6 +112,22 @@ fn name_path(stage: &Stage, host: &str, entry: &mut serde_json::Value) {
         addresses.iter().any(|prefix| prefix.address == local.ip())
     });
     if let (Some((link, _)), Some(fields)) = (link, entry.as_object_mut()) {
+        fields.insert("path".to_owned(), link.name.text.clone().into());
+    }
+}
+
+/// Gives a subflow the field `path`: the link on which its far end has the address that the relay sees.
+fn name_carrier(stage: &Stage, relay: &str, entry: &mut serde_json::Value) {
+    let remote = entry
+        .get("remote")
+        .and_then(|remote| remote.as_str()?.parse::<SocketAddr>().ok());
+    let Some(remote) = remote else { return };
+    let link = stage.network.scenario.links.iter().find(|link| {
+        let others = link.ends.iter().filter(|end| end.node.text != relay);
+        let mut addresses = others.flat_map(|end| &end.addresses);
+        addresses.any(|prefix| prefix.address == remote.ip())
+    });
+    if let (Some(link), Some(fields)) = (link, entry.as_object_mut()) {
         fields.insert("path".to_owned(), link.name.text.clone().into());
     }
 }

@@ -18,6 +18,8 @@ pub enum Judgement {
 pub trait Facts {
     /// Entries of an agent's list, or why there is none.
     fn agent(&self, host: &str, list: AgentList) -> Answer;
+    /// Entries of the list of a relay that the condition is about, or why there is none.
+    fn relay(&self) -> Answer;
     fn leaks(&self) -> (u64, Vec<String>);
     fn invalid(&self, napt: &str) -> Result<u64, String>;
     fn rst(&self, host: &str) -> u64;
@@ -35,6 +37,10 @@ pub fn judge(condition: &Condition, state: &State, facts: &dyn Facts) -> Judgeme
             None => Judgement::NotYet(format!("{name} has not been started")),
         },
         Subject::Agent { host, list } => match facts.agent(&host.text, *list) {
+            Ok(entries) => agent(&condition.terms, &entries),
+            Err(reason) => Judgement::NotYet(reason),
+        },
+        Subject::Relay { .. } => match facts.relay() {
             Ok(entries) => agent(&condition.terms, &entries),
             Err(reason) => Judgement::NotYet(reason),
         },

@@ -273,6 +273,7 @@ pub fn socket_options(options: &SocketOptions) -> sockets::Options {
             .keepalive
             .map(|k| (milliseconds(k.idle), milliseconds(k.interval), k.count)),
         nodelay: options.nodelay,
+        mptcp: options.mptcp,
     }
 }
 

@@ -21,6 +21,7 @@ use crate::language::ast::*;
 use crate::language::units::show_duration;
 use crate::machine::{Claim, sweep};
 use crate::network::{Network, napt};
+use crate::relays::Relays;
 use crate::servers::Servers;
 
 /// How often facts are asked for that nobody announces (agents' lists, counters).
@@ -75,6 +76,7 @@ pub struct Stage {
     pub programs: Programs,
     pub agents: Agents,
     pub servers: Servers,
+    pub relays: Relays,
     pub board: Board,
     pub timeline: Timeline,
     pub seed: u64,
@@ -220,6 +222,7 @@ fn tell(
         programs,
         agents,
         servers,
+        relays: Relays::default(),
         board: board.clone(),
         timeline: timeline.clone(),
         seed: options.seed,
@@ -232,7 +235,7 @@ fn tell(
 }
 
 impl Stage {
-    /// Agents, and the servers that no line starts.
+    /// Agents, relays, and the servers that no line starts.
     fn prepare(&mut self) -> Result<(), String> {
         let scenario = Arc::clone(&self.network.scenario);
         let servers = if self.agents.exist() {
@@ -260,6 +263,16 @@ impl Stage {
                 .map_err(|error| error.to_string())?;
             if !later {
                 self.agent_change(&agent.host.text, AgentChange::Start)?;
+            }
+        }
+        for relay in &scenario.relays {
+            let station = self.network.station(&relay.node.text)?.clone();
+            let mut settings = relay.settings.clone();
+            let later = settings.remove("start").is_some_and(|when| when == "later");
+            self.relays.prepare(&station, &settings)?;
+            if !later {
+                let change = RelayChange::Process(AgentChange::Start);
+                self.relay_change(&relay.node.text, &change)?;
             }
         }
         for (host, port) in implied_servers(&scenario) {

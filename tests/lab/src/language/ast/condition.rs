@@ -18,6 +18,11 @@ pub enum Subject {
         host: Name,
         list: AgentList,
     },
+    /// `RELAY relay subflows …`.
+    Relay {
+        relay: Name,
+        list: RelayList,
+    },
     /// The run as a whole.
     Run,
 }
@@ -27,6 +32,23 @@ pub enum AgentList {
     Connections,
     Pairs,
     Status,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayList {
+    Sessions,
+    Subflows,
+    Status,
+}
+
+impl RelayList {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions",
+            Self::Subflows => "subflows",
+            Self::Status => "status",
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -37,6 +37,9 @@ pub struct Scenario {
     pub sysctls: Vec<Sysctl>,
     pub agents: Vec<AgentStart>,
     pub servers: Vec<ServerStart>,
+    pub relays: Vec<RelayStart>,
+    /// Hosts that use all their links at once by MPTCP.
+    pub multipath: Vec<Name>,
     /// The captures are wanted although the run succeeds.
     pub capture: bool,
     /// The run is given up after this time.
@@ -58,6 +61,11 @@ impl Scenario {
         self.links
             .iter()
             .filter_map(move |link| link.end_at(node).map(|end| (link, end)))
+    }
+
+    /// Whether a host uses all its links at once.
+    pub fn is_multipath(&self, node: &str) -> bool {
+        self.multipath.iter().any(|name| name.text == node)
     }
 
     /// The first address of a node, in the order of the file.
@@ -200,6 +208,14 @@ pub struct ServerStart {
     pub settings: BTreeMap<String, String>,
     /// It is known to the agents, and not started.
     pub dead: bool,
+}
+
+/// An MPTCP relay that runs on a router of the same name before the story begins.
+#[derive(Clone, Debug)]
+pub struct RelayStart {
+    pub node: Name,
+    /// Keys for its configuration file, as for agents.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// An agent that runs on a host before the story begins.

@@ -46,6 +46,7 @@ pub enum Action {
     Start(ProgramStart),
     Agent { change: AgentChange, hosts: Vec<Name> },
     Server { change: AgentChange, server: Name },
+    Relay { relay: Name, change: RelayChange },
 }
 
 #[derive(Clone, Debug)]
@@ -180,6 +181,21 @@ pub enum AgentChange {
 }
 
 #[derive(Clone, Debug)]
+pub enum RelayChange {
+    Process(AgentChange),
+    /// Its connections carry data on one path only.
+    Prefer(PreferredPath),
+}
+
+#[derive(Clone, Debug)]
+pub enum PreferredPath {
+    All,
+    Address(IpAddr),
+    /// The address there that is not the relay's.
+    Link(Name),
+}
+
+#[derive(Clone, Debug)]
 pub struct ProgramStart {
     pub host: Name,
     pub name: Name,
@@ -256,6 +272,8 @@ pub struct SocketOptions {
     pub user_timeout: Option<Duration>,
     pub keepalive: Option<Keepalive>,
     pub nodelay: bool,
+    /// The program's sockets speak MPTCP.
+    pub mptcp: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

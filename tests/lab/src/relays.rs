@@ -1,0 +1,220 @@
+//! The MPTCP relays of a run: their configuration, readiness, orders and answers.
+//!
+//! Everything the lab knows about `mptcp-relay` is in this file: its command line, the keys of its configuration, and
+//! the shape of what `sessions`, `subflows` and `status` print with `--json`.
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::agents::{Answer, entries, insert, read_value, wait_until_ready};
+use crate::language::ast::RelayList;
+use crate::machine::{Station, command, netns};
+use crate::story::programs::{Launch, Programs};
+
+/// How long a relay may need until it is ready.
+const READY: Duration = Duration::from_secs(20);
+
+/// The relays of a run by the name of their node.
+#[derive(Default)]
+pub struct Relays {
+    executable: Option<PathBuf>,
+    homes: BTreeMap<String, Home>,
+}
+
+/// Where one relay keeps its things.
+struct Home {
+    netns: String,
+    directory: PathBuf,
+    /// How often it was started: every start has a program name of its own.
+    starts: u32,
+}
+
+impl Home {
+    fn config(&self) -> PathBuf {
+        self.directory.join("relay.toml")
+    }
+
+    fn control_socket(&self) -> PathBuf {
+        self.directory.join("control")
+    }
+}
+
+impl Relays {
+    /// Makes a router ready for a relay: directories and configuration.
+    ///
+    /// # Errors
+    /// `mptcp-relay` is not built, or its files cannot be written.
+    pub fn prepare(&mut self, station: &Station, settings: &BTreeMap<String, String>) -> Result<(), String> {
+        self.executable = self.executable.take().or_else(find);
+        if self.executable.is_none() {
+            return Err("mptcp-relay is not built: cargo build -p mptcp-relay".to_owned());
+        }
+        let home = Home {
+            netns: station.netns.clone(),
+            directory: station.directory.join("relay"),
+            starts: 0,
+        };
+        let failed = |error| format!("cannot make a relay's directory: {error}");
+        std::fs::create_dir_all(home.directory.join("state")).map_err(failed)?;
+        std::fs::write(home.config(), config(&home, settings)).map_err(failed)?;
+        self.homes.insert(station.name.clone(), home);
+        Ok(())
+    }
+
+    /// Starts a relay and returns once it says that it is ready.
+    ///
+    /// # Errors
+    /// It ends instead, or takes too long.
+    pub fn start(&mut self, station: &Station, programs: &mut Programs, slow: f64) -> Result<(), String> {
+        let executable = self.executable.clone().ok_or("mptcp-relay is not built")?;
+        let home = self
+            .homes
+            .get_mut(&station.name)
+            .ok_or_else(|| format!("{} is no relay", station.name))?;
+        home.starts += 1;
+        let name = program_name(&station.name, home.starts);
+        let socket = home.directory.join(format!("ready-{}", home.starts));
+        let ready =
+            UnixDatagram::bind(&socket).map_err(|error| format!("cannot listen for readiness: {error}"))?;
+        let mut command = Command::new(executable);
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(home.config())
+            .env("NOTIFY_SOCKET", &socket);
+        let launch = Launch {
+            name: name.clone(),
+            what: "relay started".to_owned(),
+            command,
+            reports: false,
+            stands: true,
+            connections: 0,
+        };
+        let begun = Instant::now();
+        programs.launch(station, launch)?;
+        wait_until_ready(&ready, programs, &name, begun + READY.mul_f64(slow))?;
+        let time = begun.elapsed().as_secs_f64() * 1e3;
+        programs
+            .timeline
+            .note(&station.name, format!("relay is ready ({time:.0} ms)"));
+        Ok(())
+    }
+
+    /// The program that is the relay of this node now.
+    pub fn program(&self, node: &str) -> Option<String> {
+        self.homes
+            .get(node)
+            .filter(|home| home.starts > 0)
+            .map(|home| program_name(node, home.starts))
+    }
+
+    /// Asks a relay for one of its lists.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn ask(&self, node: &str, list: RelayList) -> Answer {
+        let text = self.tell(node, &[list.word(), "--json"])?;
+        let parsed: Value =
+            serde_json::from_str(&text).map_err(|error| format!("{} is not JSON: {error}", list.word()))?;
+        Ok(entries(parsed, list.word()))
+    }
+
+    /// Runs a command of a relay in its node, and returns what it says.
+    ///
+    /// # Errors
+    /// What the command says instead.
+    pub fn tell(&self, node: &str, words: &[&str]) -> Result<String, String> {
+        let home = self
+            .homes
+            .get(node)
+            .ok_or_else(|| format!("{node} is no relay"))?;
+        let executable = self.executable.as_ref().ok_or("mptcp-relay is not built")?;
+        let mut question = Command::new(executable);
+        question.arg("--config").arg(home.config()).args(words);
+        netns::inside(&home.netns, || command::run(&mut question, "")).map_err(|error| error.to_string())
+    }
+
+    /// Has every connection of a relay carry its data on the path with one of these addresses; none: on every path.
+    ///
+    /// # Errors
+    /// It has no connection, or refuses.
+    pub fn prefer(&self, node: &str, path: &[std::net::IpAddr]) -> Result<usize, String> {
+        let mut told = 0;
+        for session in self.ask(node, RelayList::Sessions)? {
+            let terminal = session["terminal"].as_str().unwrap_or_default();
+            let ipv6 = terminal.starts_with('[');
+            let address = path.iter().find(|address| address.is_ipv6() == ipv6);
+            let Some(token) = session["token"].as_str() else {
+                continue;
+            };
+            let word = match (address, path.is_empty()) {
+                (Some(address), _) => address.to_string(),
+                (None, true) => "all".to_owned(),
+                (None, false) => continue,
+            };
+            self.tell(node, &["prefer", token, &word])?;
+            told += 1;
+        }
+        match told {
+            0 => Err(format!("{node} relays nothing that has such a path")),
+            _ => Ok(told),
+        }
+    }
+
+    /// Everything relays say about themselves, for the artifacts.
+    pub fn describe(&self) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        for (node, home) in &self.homes {
+            let config = std::fs::read_to_string(home.config()).unwrap_or_default();
+            all.push((format!("{node}.relay.toml"), config));
+            for list in [RelayList::Status, RelayList::Sessions, RelayList::Subflows] {
+                let word = list.word();
+                let said = self.tell(node, &[word, "--json"]).unwrap_or_else(|reason| reason);
+                all.push((format!("{node}.relay.{word}.json"), said));
+            }
+        }
+        all
+    }
+}
+
+fn program_name(node: &str, starts: u32) -> String {
+    match starts {
+        1 => format!("{node}-relay"),
+        _ => format!("{node}-relay-{starts}"),
+    }
+}
+
+/// `LAB_RELAY`, beside the lab's own executable, on the path.
+fn find() -> Option<PathBuf> {
+    const NAME: &str = "mptcp-relay";
+    let named = std::env::var_os("LAB_RELAY").map(PathBuf::from);
+    let own = std::env::current_exe().ok();
+    let beside = own
+        .as_deref()
+        .and_then(std::path::Path::parent)
+        .map(|directory| directory.join(NAME));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let installed = std::env::split_paths(&path).map(|directory| directory.join(NAME));
+    named
+        .into_iter()
+        .chain(beside)
+        .chain(installed)
+        .find(|candidate| candidate.is_file())
+}
+
+/// A relay's configuration file.
+fn config(home: &Home, settings: &BTreeMap<String, String>) -> String {
+    let path = |path: PathBuf| toml::Value::String(path.display().to_string());
+    let mut table = toml::Table::new();
+    table.insert("state_dir".into(), path(home.directory.join("state")));
+    table.insert("control_socket".into(), path(home.control_socket()));
+    table.insert("log".into(), "mptcp_relay=debug,info".into());
+    for (key, value) in settings {
+        insert(&mut table, key, read_value(value));
+    }
+    toml::to_string(&table).unwrap_or_default()
+}
