@@ -5,7 +5,8 @@
 //! 3. [`trace`] makes of them what happened to one connection, as figure 23 of Shimizu 2002 shows it;
 //!    [`handshake`] looks closer, at the milliseconds around its resumption.
 //! 4. [`act`] gathers everything known about one act, [`claims`] says what it proves or fails to prove.
-//! 5. [`topology`], [`figure`] and [`ladder`] draw, in [`ink`] that suits light and dark pages; [`page`] writes
+//! 5. [`multipath`] reads out of the same captures how connections are spread over their subflows.
+//! 6. [`topology`], [`figure`] and [`ladder`] draw, in [`ink`] that suits light and dark pages; [`page`] writes
 //!    all of it into one file of HTML that needs nothing else.
 pub mod act;
 pub mod claims;
@@ -15,6 +16,7 @@ pub mod handshake;
 pub mod ink;
 pub mod kernel;
 pub mod ladder;
+pub mod multipath;
 pub mod page;
 pub mod segments;
 pub mod topology;
