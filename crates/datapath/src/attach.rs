@@ -8,8 +8,11 @@ use crate::interface::DatapathError;
 use crate::kernel::KernelDatapath;
 
 /// Our filters' priority and handle; what others attach stays beside them.
-const PRIORITY: u32 = 0x4d49;
 const HANDLE: u32 = 1;
+/// The agent's priority ...
+const AGENT: u32 = 0x4d49;
+/// ... and that of the relay, which comes first: what goes to one of its ports is not for this host.
+pub(crate) const RELAY: u32 = 0x4d48;
 
 /// What kind of header stands before the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,13 +32,13 @@ impl KernelDatapath {
             Link::Ethernet => (programs.ingress_ethernet, programs.egress_ethernet),
             Link::Raw => (programs.ingress_raw, programs.egress_raw),
         };
-        attach(ingress, ifindex, TC_INGRESS)?;
-        attach(egress, ifindex, TC_EGRESS)
+        attach(ingress, ifindex, TC_INGRESS, AGENT)?;
+        attach(egress, ifindex, TC_EGRESS, AGENT)
     }
 
     /// Attaches to the parking device.
     pub fn attach_parking(&self, ifindex: u32) -> Result<(), DatapathError> {
-        attach(self.program_fds().parking_egress, ifindex, TC_EGRESS)
+        attach(self.program_fds().parking_egress, ifindex, TC_EGRESS, AGENT)
     }
 }
 
@@ -46,22 +49,42 @@ pub fn detach(ifindex: u32) -> bool {
     let mut found = false;
     for point in [TC_INGRESS, TC_EGRESS] {
         // Detaching goes by priority and handle; the descriptor is not looked at.
-        found |= hook(nobody.as_fd(), ifindex, point).detach().is_ok();
+        found |= hook(nobody.as_fd(), ifindex, point, AGENT).detach().is_ok();
     }
     found
 }
 
-fn hook(program: BorrowedFd<'_>, ifindex: u32, point: TcAttachPoint) -> TcHook {
+fn hook(program: BorrowedFd<'_>, ifindex: u32, point: TcAttachPoint, priority: u32) -> TcHook {
     TcHookBuilder::new(program)
         .ifindex(ifindex as i32)
         .replace(true)
         .handle(HANDLE)
-        .priority(PRIORITY)
+        .priority(priority)
         .hook(point)
 }
 
-fn attach(program: BorrowedFd<'_>, ifindex: u32, point: TcAttachPoint) -> Result<(), DatapathError> {
-    let mut hook = hook(program, ifindex, point);
+/// Puts a program on what arrives at a device.
+pub(crate) fn attach_ingress(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    priority: u32,
+) -> Result<(), DatapathError> {
+    attach(program, ifindex, TC_INGRESS, priority)
+}
+
+/// Takes the relay's program off a device, whoever attached it; says whether there was one.
+pub fn detach_relay(ifindex: u32) -> bool {
+    let nobody = std::io::stdin();
+    hook(nobody.as_fd(), ifindex, TC_INGRESS, RELAY).detach().is_ok()
+}
+
+fn attach(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    point: TcAttachPoint,
+    priority: u32,
+) -> Result<(), DatapathError> {
+    let mut hook = hook(program, ifindex, point, priority);
     let refused = |error: libbpf_rs::Error| DatapathError::Kernel {
         what: format!("cannot attach to device {ifindex}"),
         error: format!("{error:#}"),
@@ -74,5 +97,5 @@ fn attach(program: BorrowedFd<'_>, ifindex: u32, point: TcAttachPoint) -> Result
 /// Removes the qdisc that carries filters, once no filter is left on it.
 pub fn remove_qdisc(ifindex: u32) {
     let nobody = std::io::stdin();
-    let _ = hook(nobody.as_fd(), ifindex, TC_INGRESS | TC_EGRESS).destroy();
+    let _ = hook(nobody.as_fd(), ifindex, TC_INGRESS | TC_EGRESS, AGENT).destroy();
 }

@@ -5,10 +5,10 @@
 //! programs in the place of the old ones without a gap, and reads what is there.
 
 pub mod layout;
-mod maps;
+pub(crate) mod maps;
 mod operations;
 
-pub(crate) use self::operations::COUNTERS;
+pub(crate) use self::operations::{COUNTERS, sums};
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -503,7 +503,7 @@ fn netns_cookie() -> std::io::Result<u64> {
     }
 }
 
-fn on_bpf_fs(path: &FilePath) -> bool {
+pub(crate) fn on_bpf_fs(path: &FilePath) -> bool {
     nix::sys::statfs::statfs(path).is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
 }
 

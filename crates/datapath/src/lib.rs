@@ -5,6 +5,8 @@
 //! what an earlier agent pinned ([`KernelDatapath::open`]), attaches them to devices, keeps the parking device
 //! and the routing that leads there ([`parking`]), reads live sockets, and sends what the agent composes.
 //!
+//! [`relay`] is another data path, that of the symmetric proxy: an object, maps and devices of its own.
+//!
 //! [`Datapath`] is the interface the agent drives; [`fake::FakeDatapath`] has the same interface in memory,
 //! for tests without privileges.
 pub mod attach;
@@ -13,6 +15,7 @@ pub mod fake;
 pub mod interface;
 pub mod kernel;
 pub mod parking;
+pub mod relay;
 pub mod requirements;
 pub mod send;
 mod skeleton;

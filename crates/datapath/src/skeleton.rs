@@ -5,7 +5,14 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/mobility.skel.rs"));
 }
 
+#[allow(unused_imports)]
+mod relay_generated {
+    include!(concat!(env!("OUT_DIR"), "/relay.skel.rs"));
+}
+
 pub use generated::*;
+pub use relay_generated::types as relay_types;
+pub use relay_generated::{RelaySkel, RelaySkelBuilder};
 
 /// Plain data: any bit pattern is a value, and every byte may be read.
 ///
@@ -35,15 +42,17 @@ pub unsafe trait Plain: Copy {
 }
 
 macro_rules! plain {
-    ($($name:ident),*) => {
+    ($types:ident: $($name:ident),*) => {
         $(
             // SAFETY: generated from a C struct of integers and arrays.
-            unsafe impl Plain for types::$name {}
+            unsafe impl Plain for $types::$name {}
         )*
     };
 }
 
 plain!(
+    types:
     config, connection, session, token_list, wire_state, arrival, source, heads, peer_key, prefix_key, event,
     request, tuple, path, frame
 );
+plain!(relay_types: relay_config, door_key, door, relay, relay_event, lease_note, tuple, path);

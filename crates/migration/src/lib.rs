@@ -62,6 +62,7 @@ mod display;
 mod event;
 mod machine;
 mod policy;
+pub mod proxy;
 pub mod server;
 mod state;
 mod step;

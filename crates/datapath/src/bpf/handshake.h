@@ -4,44 +4,9 @@
  * the first segment that leaves afterwards already takes the new tuple. */
 #pragma once
 
+#include "maps.h"
+#include "request.h"
 #include "socket.h"
-#include "siphash.h"
-
-#define TYPE_MSYN 1
-#define TYPE_MSYN_ACK 2
-#define TYPE_MIGRATE_ACK 3
-#define TYPE_LAST 6
-
-struct request_option {
-	u8 kind;
-	u8 length;
-	u8 exid[2];
-	u8 version_type;
-	u8 token[4];
-	u8 req_no[4];
-	u8 rcv_nxt[4];
-	u8 digest[2];
-	u8 mac[8];
-} __attribute__((packed));
-
-struct mac_input {
-	u8 version_type;
-	u8 flags;
-	__be16 window;
-	u8 token[4];
-	u8 req_no[4];
-	u8 other_req_no[4];
-	__be32 seq;
-	__be32 ack;
-	u8 rcv_nxt[4];
-	u8 digest[2];
-	u8 zero[2];
-} __attribute__((aligned(8)));
-
-static __always_inline u32 be32_of(const u8 bytes[4])
-{
-	return (u32)bytes[0] << 24 | (u32)bytes[1] << 16 | (u32)bytes[2] << 8 | bytes[3];
-}
 
 static __always_inline struct event *reserve(u32 kind)
 {
@@ -204,18 +169,10 @@ static __always_inline int take_request(struct __sk_buff *skb, const struct pack
 	u32 token, type;
 	u64 tag;
 
-	if (p->header_length < 28)
-		return 0;
-	if (bpf_skb_load_bytes(skb, p->l4 + sizeof(struct tcp_header), &option, 5))
-		return 0;
-	if (option.kind != OPTION_KIND || option.exid[0] != (OPTION_EXID >> 8) || option.exid[1] != (OPTION_EXID & 255))
+	if (!requests(skb, p, &option))
 		return 0;
 	type = option.version_type & 15;
-	if (type == 0)
-		return 0;
-	if (option.length != REQUEST_LENGTH || p->header_length < sizeof(struct tcp_header) + REQUEST_LENGTH ||
-	    (option.version_type >> 4) != OPTION_VERSION || type > TYPE_LAST ||
-	    bpf_skb_load_bytes(skb, p->l4 + sizeof(struct tcp_header), &option, sizeof(option))) {
+	if (!read_request(skb, p, &option)) {
 		if (is_transit(skb, p))
 			return 0;
 		count(COUNTER_STOLEN);
@@ -233,16 +190,7 @@ static __always_inline int take_request(struct __sk_buff *skb, const struct pack
 			report_segment(EVENT_UNKNOWN_TOKEN, p, &option, NULL, ifindex, 0);
 		return 1;
 	}
-	__builtin_memset(&input, 0, sizeof(input));
-	input.version_type = option.version_type;
-	input.flags = p->flags & 0x3f;
-	input.window = p->window;
-	__builtin_memcpy(input.token, option.token, 4);
-	__builtin_memcpy(input.req_no, option.req_no, 4);
-	input.seq = bpf_htonl(p->seq);
-	input.ack = p->flags & TCPHDR_ACK ? bpf_htonl(p->ack) : 0;
-	__builtin_memcpy(input.rcv_nxt, option.rcv_nxt, 4);
-	__builtin_memcpy(input.digest, option.digest, 2);
+	cover(&input, p, &option);
 	__builtin_memcpy(&tag, option.mac, 8);
 #pragma unroll
 	for (int i = 0; i < TOKEN_ENTRIES; i++) {

@@ -107,6 +107,8 @@ struct bpf_iter__tcp {
 #define ETH_P_IPV6 0x86dd
 #define ETH_HLEN 14
 
+/* What comes after this program may decide. */
+#define TC_ACT_UNSPEC -1
 #define TC_ACT_OK 0
 #define TC_ACT_SHOT 2
 #define TC_ACT_STOLEN 4

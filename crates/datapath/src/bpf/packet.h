@@ -2,7 +2,7 @@
 /* Reading TCP segments, and giving them other addresses and ports. */
 #pragma once
 
-#include "maps.h"
+#include "intf.h"
 
 #define OPTION_KIND 253
 #define OPTION_EXID 0x4D49

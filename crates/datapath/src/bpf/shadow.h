@@ -8,6 +8,7 @@
  * no agent is asked. An entry stays until newer ones need its room: the same stranger may come again. */
 #pragma once
 
+#include "maps.h"
 #include "packet.h"
 
 /* Below what hosts usually draw their own source ports from. */

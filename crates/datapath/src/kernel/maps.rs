@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub(super) fn update<V: Plain>(
+pub(crate) fn update<V: Plain>(
     map: &dyn MapCore,
     name: &'static str,
     key: &[u8],
@@ -27,19 +27,19 @@ pub(super) fn update<V: Plain>(
         })
 }
 
-pub(super) fn find<V: Plain>(map: &dyn MapCore, key: &[u8]) -> Option<V> {
+pub(crate) fn find<V: Plain>(map: &dyn MapCore, key: &[u8]) -> Option<V> {
     map.lookup(key, MapFlags::ANY)
         .ok()
         .flatten()
         .and_then(|value| V::from_bytes(&value))
 }
 
-pub(super) fn all<K: Plain, V: Plain>(map: &impl MapCore) -> impl Iterator<Item = (K, V)> {
+pub(crate) fn all<K: Plain, V: Plain>(map: &impl MapCore) -> impl Iterator<Item = (K, V)> {
     map.keys()
         .filter_map(|key| Some((K::from_bytes(&key)?, find(map, &key)?)))
 }
 
-pub(super) fn remove(map: &dyn MapCore, key: &[u8]) {
+pub(crate) fn remove(map: &dyn MapCore, key: &[u8]) {
     match map.delete(key) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -47,7 +47,7 @@ pub(super) fn remove(map: &dyn MapCore, key: &[u8]) {
     }
 }
 
-pub(super) fn refused(what: &str, error: impl std::fmt::Display) -> DatapathError {
+pub(crate) fn refused(what: &str, error: impl std::fmt::Display) -> DatapathError {
     DatapathError::Kernel {
         what: what.to_string(),
         error: format!("{error:#}"),

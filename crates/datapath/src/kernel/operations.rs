@@ -266,27 +266,29 @@ impl Datapath for KernelDatapath {
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        COUNTERS
-            .iter()
-            .enumerate()
-            .map(|(index, name)| {
-                let values = self
-                    .skeleton
-                    .maps
-                    .counters
-                    .lookup_percpu(&(index as u32).to_ne_bytes(), MapFlags::ANY)
-                    .ok()
-                    .flatten()
-                    .unwrap_or_default();
-                let sum = values
-                    .iter()
-                    .filter_map(|value| value.first_chunk::<8>())
-                    .map(|value| u64::from_ne_bytes(*value))
-                    .sum();
-                (*name, sum)
-            })
-            .collect()
+        sums(&self.skeleton.maps.counters, &COUNTERS)
     }
+}
+
+/// What every processor has counted, together, under these names.
+pub(crate) fn sums(map: &impl MapCore, names: &[&'static str]) -> Vec<(&'static str, u64)> {
+    let sum = |index: usize| {
+        let values = map
+            .lookup_percpu(&(index as u32).to_ne_bytes(), MapFlags::ANY)
+            .ok()
+            .flatten()
+            .unwrap_or_default();
+        values
+            .iter()
+            .filter_map(|value| value.first_chunk::<8>())
+            .map(|value| u64::from_ne_bytes(*value))
+            .sum()
+    };
+    names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| (*name, sum(index)))
+        .collect()
 }
 
 /// In the order of `enum counter` in intf.h.

@@ -10,6 +10,7 @@ mod loading;
 mod offering;
 mod parking;
 mod place;
+mod relaying;
 mod sockets;
 mod stealing;
 mod upgrading;
