@@ -2,6 +2,7 @@
 
 mod answers;
 mod effects;
+mod leading;
 mod review;
 pub mod servers;
 
@@ -56,6 +57,7 @@ pub struct Driver {
     config: Config,
     agent: Agent<KernelDatapath>,
     parking: Parking,
+    leading: leading::Leading,
     credentials: channel::Sender<Credentials>,
     facts: channel::Sender<Arc<Local>>,
     pair_events: (mpsc::Sender<Told>, mpsc::Receiver<Told>),
@@ -148,6 +150,7 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
     let (credentials_sender, credentials) = channel::channel(credentials);
     let mut driver = Driver {
         parking,
+        leading: leading::Leading::default(),
         credentials: credentials_sender,
         facts,
         pair_events: mpsc::channel(64),
@@ -217,6 +220,7 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
                 ticks = ticks.wrapping_add(1);
                 if ticks.is_multiple_of(10) {
                     driver.agent.datapath.beat();
+                    driver.lead_if_needed(now).await;
                     let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
                     metrics::update(&driver.agent);
                 }

@@ -79,6 +79,7 @@ pub struct Parking {
     pub ifindex: u32,
     /// Its hardware address.
     pub mac: [u8; 6],
+    leads: bool,
 }
 
 fn netlink(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> ParkingError {
@@ -107,40 +108,86 @@ impl Parking {
             .execute()
             .await
             .map_err(netlink("cannot bring the parking device up"))?;
-        let parking = Self {
+        let mut parking = Self {
             handle,
             options,
             ifindex,
             mac,
+            leads: false,
         };
-        parking.add_base_rules().await?;
+        let marks = parking.mark_rules(AddressFamily::Inet);
+        let present = parking.rules().await;
+        let left = |rule: &RuleMessage| {
+            attribute_is(rule, |a| *a == RuleAttribute::Table(parking.options.table))
+                || marks.iter().any(|ours| same_rule(ours, rule))
+        };
+        parking.leads = present.iter().any(left);
+        if parking.leads {
+            parking.add_mark_rules().await?;
+        }
         parking.set_mtu(None).await?;
         Ok(parking)
     }
 
-    async fn add_base_rules(&self) -> Result<(), ParkingError> {
+    /// Whether marked sockets are led here: the rules cost every connection of the host a few per cent of its set-up,
+    /// so that they are only there while they may be needed.
+    pub fn leads(&self) -> bool {
+        self.leads
+    }
+
+    /// Leads the segments of marked sockets to the device, and the agent's own around it.
+    ///
+    /// # Errors
+    /// The kernel takes no rule.
+    pub async fn lead(&mut self) -> Result<(), ParkingError> {
+        if !self.leads {
+            self.leads = true;
+            self.add_mark_rules().await?;
+        }
+        Ok(())
+    }
+
+    /// Removes what [`Parking::lead`] added. The rules of kept addresses stay.
+    pub async fn stop_leading(&mut self) {
+        self.leads = false;
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            for rule in self.mark_rules(family) {
+                let _ = self.handle.rule().del(rule).execute().await;
+            }
+        }
+    }
+
+    fn mark_rules(&self, family: AddressFamily) -> [RuleMessage; 2] {
         let first = self.options.rule_priority;
+        let rule = |priority, mark, table| {
+            let mut rule = rule_message(family, priority, table);
+            rule.attributes.push(RuleAttribute::FwMark(mark));
+            rule.attributes.push(RuleAttribute::FwMask(mark));
+            rule
+        };
+        [
+            rule(first, self.options.agent_mark, MAIN_TABLE),
+            rule(first + 1, self.options.mark, self.options.table),
+        ]
+    }
+
+    async fn add_mark_rules(&self) -> Result<(), ParkingError> {
         let present = self.rules().await;
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            for (priority, mark, table) in [
-                (first, self.options.agent_mark, MAIN_TABLE),
-                (first + 1, self.options.mark, self.options.table),
-            ] {
-                let known = present.iter().any(|rule| {
-                    let ours = [
-                        RuleAttribute::Priority(priority),
-                        RuleAttribute::FwMark(mark),
-                        RuleAttribute::Table(table),
-                    ];
-                    rule.header.family == family
-                        && ours.iter().all(|attribute| rule.attributes.contains(attribute))
+            for rule in self.mark_rules(family) {
+                let known = present.iter().any(|other| {
+                    let ours = rule
+                        .attributes
+                        .iter()
+                        .filter(|attribute| !matches!(attribute, RuleAttribute::FwMask(_)));
+                    other.header.family == family
+                        && ours
+                            .into_iter()
+                            .all(|attribute| other.attributes.contains(attribute))
                 });
                 if known {
                     continue;
                 }
-                let mut rule = rule_message(family, priority, table);
-                rule.attributes.push(RuleAttribute::FwMark(mark));
-                rule.attributes.push(RuleAttribute::FwMask(mark));
                 match self.add_rule(rule).await {
                     Err(error) if family == AddressFamily::Inet6 => {
                         tracing::debug!(%error, "no IPv6 rules: this host has no IPv6");
@@ -184,8 +231,9 @@ impl Parking {
     }
 
     /// Keeps an address that the host has lost: the rule first, so that nothing leaks.
-    pub async fn retire(&self, address: IpAddr) -> Result<(), ParkingError> {
+    pub async fn retire(&mut self, address: IpAddr) -> Result<(), ParkingError> {
         self.add_rule(self.rule_for(address)).await?;
+        self.lead().await?;
         let prefix = if address.is_ipv4() { 32 } else { 128 };
         let mut request = self.handle.address().add(self.ifindex, address, prefix);
         if address.is_ipv6() {
@@ -304,6 +352,15 @@ fn rule_message(family: AddressFamily, priority: u32, table: u32) -> RuleMessage
     message.attributes.push(RuleAttribute::Table(table));
     message.attributes.push(RuleAttribute::Priority(priority));
     message
+}
+
+/// Whether the kernel's `rule` has all that `ours` asks for. It does not always tell a mask.
+fn same_rule(ours: &RuleMessage, rule: &RuleMessage) -> bool {
+    let mut asked = ours
+        .attributes
+        .iter()
+        .filter(|a| !matches!(a, RuleAttribute::FwMask(_)));
+    rule.header.family == ours.header.family && asked.all(|attribute| rule.attributes.contains(attribute))
 }
 
 fn attribute_is(rule: &RuleMessage, test: impl Fn(&RuleAttribute) -> bool) -> bool {

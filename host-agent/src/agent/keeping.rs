@@ -106,6 +106,11 @@ impl<D: Datapath> Agent<D> {
         self.sessions.insert(managed.identity, managed);
     }
 
+    /// Whether a connection is moved or moving.
+    pub(crate) fn moves(&self) -> bool {
+        !self.active.is_empty()
+    }
+
     pub(super) fn update_load(&mut self) {
         let load = (self.sessions.len() as u32, self.active.len() as u32);
         if load != self.load {

@@ -7,6 +7,9 @@ const FAMILY_DIFFERENCE: u32 = 20;
 
 impl Driver {
     pub(super) async fn carry_out(&mut self) {
+        if !self.parking.leads() && self.agent.moves() {
+            self.lead().await;
+        }
         loop {
             self.tell_mtu().await;
             let mut effects = std::mem::take(&mut self.agent.effects);

@@ -153,6 +153,7 @@ struct saved {
 	u32 user_timeout;
 	u32 raised;
 	u32 marked;
+	/* These two are left from layout 3; nothing reads them. */
 	u32 syn_count;
 	u32 isn_local;
 	/* When it was last reported as suspect, in units of about a second; 0: not since it was well. */

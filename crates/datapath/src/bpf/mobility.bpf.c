@@ -28,11 +28,16 @@ struct request unused_request;
 SEC("sockops")
 int offer(struct bpf_sock_ops *skops)
 {
-	struct config *c = settings();
 	struct permit_option permit;
 	u32 op = skops->op;
+	struct config *c;
 	int on_syn;
 
+	/* Asked of every connection, and nothing to us. */
+	if (op == BPF_SOCK_OPS_TIMEOUT_INIT || op == BPF_SOCK_OPS_RWND_INIT || op == BPF_SOCK_OPS_NEEDS_ECN ||
+	    op == BPF_SOCK_OPS_BASE_RTT)
+		return 1;
+	c = settings();
 	if (!c || bpf_get_netns_cookie(skops) != c->netns_cookie)
 		return 1;
 	switch (op) {

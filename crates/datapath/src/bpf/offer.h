@@ -115,22 +115,12 @@ static __always_inline void want_room(struct bpf_sock_ops *skops)
 {
 	u32 flags = skops->skb_tcp_flags;
 	struct permit_option permit;
-	struct bpf_sock *sk;
-	struct saved *memory;
 
 	if (flags & TCPHDR_SYN && flags & TCPHDR_ACK) {
 		if (!find_permit(skops, &permit, BPF_LOAD_HDR_OPT_TCP_SYN))
 			return;
-		bpf_reserve_hdr_opt(skops, PERMIT_LENGTH, 0);
+	} else if (flags & TCPHDR_SYN && skops->total_retrans) {
 		return;
-	}
-	if (flags & TCPHDR_SYN) {
-		sk = skops->sk;
-		if (!sk)
-			return;
-		memory = bpf_sk_storage_get(&saved, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-		if (!memory || memory->syn_count)
-			return;
 	}
 	bpf_reserve_hdr_opt(skops, PERMIT_LENGTH, 0);
 }
@@ -141,8 +131,6 @@ static __always_inline void write_permit(struct bpf_sock_ops *skops, const struc
 	struct permit_option permit = {};
 	u32 flags = skops->skb_tcp_flags;
 	struct tcp_header *tcp = data;
-	struct saved *memory;
-	struct bpf_sock *sk;
 	struct tuple t = {};
 	u16 digest;
 	u32 seq;
@@ -169,14 +157,6 @@ static __always_inline void write_permit(struct bpf_sock_ops *skops, const struc
 		return;
 	if (flags & TCPHDR_SYN) {
 		count(COUNTER_OFFERED);
-		sk = skops->sk;
-		if (!sk)
-			return;
-		memory = bpf_sk_storage_get(&saved, sk, NULL, 0);
-		if (memory) {
-			memory->syn_count = 1;
-			memory->isn_local = seq;
-		}
 		return;
 	}
 	flags_set(skops, 0, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
@@ -190,17 +170,13 @@ static __always_inline void enter(struct bpf_sock_ops *skops, const struct permi
 	struct tuple *fresh;
 	struct tuple t = {};
 	struct event *event;
-	struct saved *memory;
-	struct bpf_sock *sk;
 	u64 now = bpf_ktime_get_ns();
 
 	tuple_of(skops, &t);
 	connection.isn_local = skops->snd_una - 1;
 	/* With data on its SYN (Fast Open) an initiator has more acknowledged by now than its SYN. */
-	sk = skops->sk;
-	memory = sk && role == ROLE_INITIATOR ? bpf_sk_storage_get(&saved, sk, NULL, 0) : NULL;
-	if (memory && memory->syn_count)
-		connection.isn_local = memory->isn_local;
+	if (role == ROLE_INITIATOR && skops->bytes_acked > 1)
+		connection.isn_local = skops->snd_una - (u32)skops->bytes_acked;
 	connection.isn_remote = skops->rcv_nxt - 1;
 	connection.opened_ns = now;
 	connection.role = role;

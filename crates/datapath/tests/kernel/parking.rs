@@ -60,7 +60,15 @@ fn what_is_set_up_is_found_again_and_cleaned_up_to_the_last_rule() {
         host.enter();
         let before = routing();
         with_netlink(async |handle| {
-            let parking = Parking::set_up(handle.clone(), options("mob0")).await.unwrap();
+            let mut parking = Parking::set_up(handle.clone(), options("mob0")).await.unwrap();
+            assert_eq!(ip("-4 rule"), before[1], "no rule before one is needed");
+            parking.lead().await.unwrap();
+            assert!(ip("-4 rule").contains("fwmark 0x1000000") && ip("-6 rule").contains("fwmark 0x1000000"));
+            parking.stop_leading().await;
+            assert_eq!(
+                (ip("-4 rule"), ip("-6 rule")),
+                (before[1].clone(), before[2].clone())
+            );
             let lost = [address("10.77.0.1"), address("fd77::1")];
             for address in lost {
                 parking.retire(address).await.unwrap();
@@ -131,7 +139,12 @@ fn rules_of_others_stay() {
         crate::place::run("ip rule add from 192.0.2.1 table 99 priority 78");
         crate::place::run("ip rule add fwmark 5 table 99 priority 79");
         with_netlink(async |handle| {
-            Parking::set_up(handle.clone(), options("mob0")).await.unwrap();
+            let mut parking = Parking::set_up(handle.clone(), options("mob0")).await.unwrap();
+            assert!(!parking.leads());
+            parking.lead().await.unwrap();
+            parking.stop_leading().await;
+            assert!(ip("rule").contains("from 192.0.2.1 lookup 99") && ip("rule").contains("fwmark 0x5"));
+            parking.lead().await.unwrap();
             let rules = ip("rule");
             assert!(
                 rules.contains("fwmark 0x1000000") && rules.contains("fwmark 0x400000"),

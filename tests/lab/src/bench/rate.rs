@@ -19,7 +19,7 @@ pub fn measure(bench: &Bench) -> Result<Vec<Comparison>, String> {
     }
     bench.progress("short connections");
     let what = "connect, ask, answer, close";
-    let rows = vec![Comparison::new(what, "one at a time", "1000/s", &pairs)];
+    let rows = vec![Comparison::new(what, "one processor", "1000/s", &pairs)];
     table::comparisons("Short connections", &rows);
     Ok(rows)
 }
