@@ -63,7 +63,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// How much anybody may ask. What goes beyond is not refused, but goes directly.
+/// How much anybody may ask. A connection beyond is not refused, but goes directly; a subflow beyond is ended.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -71,6 +71,8 @@ pub struct Limits {
     pub half_open: usize,
     /// Connections in all.
     pub sessions: usize,
+    /// Subflows of one connection.
+    pub subflows: usize,
 }
 
 impl Default for Limits {
@@ -78,6 +80,7 @@ impl Default for Limits {
         Self {
             half_open: 64,
             sessions: 20_000,
+            subflows: 32,
         }
     }
 }

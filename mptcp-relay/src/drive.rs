@@ -188,7 +188,7 @@ impl Relay {
             held: HashMap::new(),
             answered: HashMap::new(),
             sessions: Sessions::default(),
-            policy: Policy::new(config.announce.clone()),
+            policy: Policy::new(config.announce.clone()).at_most(config.limits.subflows),
             client,
             ports: HashMap::new(),
             counters: Counters::default(),
@@ -388,6 +388,10 @@ impl Relay {
                     remote,
                     backup,
                 } => self.client.set_backup(token, local, remote, backup).await,
+                Command::End { token, local, remote } => {
+                    self.counters.count("subflows_too_many");
+                    self.client.destroy_subflow(token, local, remote).await
+                }
                 Command::Announce { token, id, address } => {
                     let endpoint = Endpoint {
                         id,

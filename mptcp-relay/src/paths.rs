@@ -24,6 +24,15 @@ pub enum Command {
         /// Which of the two.
         backup: bool,
     },
+    /// A subflow is too many.
+    End {
+        /// The connection.
+        token: Token,
+        /// This end.
+        local: SocketAddr,
+        /// The terminal's.
+        remote: SocketAddr,
+    },
     /// Terminals are told of an address.
     Announce {
         /// The connection.
@@ -73,9 +82,10 @@ fn list(addresses: &[IpAddr]) -> String {
 }
 
 /// All connections.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     announce: Vec<SocketAddr>,
+    most: usize,
     connections: HashMap<Token, Connection>,
 }
 
@@ -84,7 +94,16 @@ impl Policy {
     pub fn new(announce: Vec<SocketAddr>) -> Self {
         Self {
             announce,
+            most: usize::MAX,
             connections: HashMap::new(),
+        }
+    }
+
+    /// A connection may have so many subflows. The kernel has no such limit of its own when it is told what to do.
+    pub fn at_most(self, subflows: usize) -> Self {
+        Self {
+            most: subflows,
+            ..self
         }
     }
 
@@ -133,6 +152,13 @@ impl Policy {
             return Vec::new();
         };
         let ends = (event.local, event.remote);
+        if connection.subflows.len() >= self.most && !connection.subflows.contains_key(&ends) {
+            return vec![Command::End {
+                token: event.token,
+                local: event.local,
+                remote: event.remote,
+            }];
+        }
         connection.subflows.insert(ends, Subflow { backup: false });
         connection.settle(event.token)
     }

@@ -180,7 +180,7 @@ fn subflow(remote: &str) -> SubflowEvent {
 fn backups(commands: &[Command]) -> Vec<(String, bool)> {
     let said = commands.iter().filter_map(|command| match command {
         Command::SetBackup { remote, backup, .. } => Some((remote.to_string(), *backup)),
-        Command::Announce { .. } => None,
+        Command::Announce { .. } | Command::End { .. } => None,
     });
     said.collect()
 }
@@ -201,6 +201,22 @@ fn two_paths() -> Policy {
             .is_empty()
     );
     policy
+}
+
+#[test]
+fn a_subflow_beyond_the_limit_is_ended_until_another_one_goes() {
+    let mut policy = two_paths().at_most(2);
+    let third = Event::SubflowEstablished(subflow("10.0.3.2:6"));
+    let end = Command::End {
+        token: TOKEN,
+        local: subflow("10.0.3.2:6").local,
+        remote: socket("10.0.3.2:6"),
+    };
+    assert_eq!(policy.hear(&third), [end]);
+    policy.hear(&Event::SubflowClosed(subflow("10.0.3.2:6")));
+    assert_eq!(policy.subflows(TOKEN).count(), 2);
+    policy.hear(&Event::SubflowClosed(subflow("10.0.2.2:5")));
+    assert!(policy.hear(&third).is_empty());
 }
 
 #[test]
