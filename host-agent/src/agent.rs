@@ -57,8 +57,10 @@ pub enum Effect {
     FindWaysOut,
     /// Give one connection a fresh endpoint.
     FindWayOut(Tuple),
-    /// Give one connection an endpoint in the other family.
-    FindOtherWay(Tuple),
+    /// Give one connection an endpoint in the other family. `anew`: although an attempt there is under way.
+    FindOtherWay { identity: Tuple, anew: bool },
+    /// Ask the network for the prefix of its NAT64.
+    SearchNat64,
     /// Give each of these connections a fresh endpoint.
     FindWaysOutOf(Vec<Tuple>),
     /// Run an exchange with an agent whose keys are known, for the line that comes with it.

@@ -54,6 +54,8 @@ pub struct Config {
     pub servers: Vec<String>,
     /// Under which IPv6 prefixes a NAT64 may make IPv4 reachable.
     pub nat64_prefixes: Vec<String>,
+    /// Where the network's resolvers stand, which know the prefix of its NAT64. Empty: they are not asked.
+    pub resolv_conf: PathBuf,
     /// Least level that is logged: error, warn, info, debug or trace; or a filter per module.
     pub log: String,
     /// `text` or `json`.
@@ -241,6 +243,7 @@ impl Default for Config {
             agent_mark: 0x0100_0000,
             servers: Vec::new(),
             nat64_prefixes: vec!["64:ff9b::/96".into()],
+            resolv_conf: "/etc/resolv.conf".into(),
             log: "info".into(),
             log_format: LogFormat::Text,
             metrics: None,

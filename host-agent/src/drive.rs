@@ -25,6 +25,7 @@ use wire::tuple::{Endpoint, Tuple};
 use crate::agent::{Agent, Effect, WayOut};
 use crate::config::{Config, TrustSetting};
 use crate::control::{self, Answer, Call, Reply, Request};
+use crate::nat64::{self, Nat64Prefix};
 use crate::pairs::{self, Pairs, Told};
 use crate::ports::{self, WirePorts};
 use crate::status::About;
@@ -69,6 +70,13 @@ pub struct Driver {
     /// What the routes to the parking device say: for IPv4, for IPv6.
     mtu: (u32, u32),
     servers: servers::Servers,
+    nat64: Search,
+}
+
+/// The search for the network's NAT64.
+struct Search {
+    found: (mpsc::Sender<Vec<Nat64Prefix>>, mpsc::Receiver<Vec<Nat64Prefix>>),
+    search: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// Runs the agent until it is told to stop. Nothing of what it set up is taken down: connections live on, and
@@ -158,6 +166,10 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
         clock: Clock::start(),
         mtu: (0, 0),
         servers: servers::Servers::new(),
+        nat64: Search {
+            found: mpsc::channel(4),
+            search: None,
+        },
         agent,
         config,
     };
@@ -212,6 +224,10 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
                 driver.agent.server_event(event, now);
             }
             Some(()) = driver.servers.renewed.recv() => driver.reload(),
+            Some(found) = driver.nat64.found.1.recv() => {
+                let configured = driver.config.nat64().unwrap_or_default();
+                driver.agent.nat64_found(found, configured);
+            }
             Some(peer) = driver.later.1.recv() => driver.dial_unless_paired(peer),
             Some(call) = calls.recv() => driver.answer(call, &agent_id).await,
             _ = tick.tick() => {

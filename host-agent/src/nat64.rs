@@ -1,5 +1,8 @@
-//! IPv4 addresses inside IPv6 addresses, as a NAT64 reads them (RFC 6052).
+//! IPv4 addresses inside IPv6 addresses, as a NAT64 reads them (RFC 6052), and how its prefix is found.
 
+pub mod search;
+
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -19,6 +22,12 @@ pub struct Nat64Prefix {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no NAT64 prefix: write an IPv6 prefix of length 32, 40, 48, 56, 64 or 96, as 64:ff9b::/96")]
 pub struct NotNat64(String);
+
+impl fmt::Display for Nat64Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.prefix, self.length)
+    }
+}
 
 impl FromStr for Nat64Prefix {
     type Err = NotNat64;

@@ -24,6 +24,9 @@ pub struct Status {
     pub addresses: Vec<String>,
     /// Addresses that are kept for connections though the host has lost them.
     pub retired_addresses: Vec<String>,
+    /// The prefixes under which IPv4 is looked for in a network that has nothing but IPv6.
+    #[serde(default)]
+    pub nat64_prefixes: Vec<String>,
     /// Connections that can migrate.
     pub connections: usize,
     /// Those on another tuple than their sockets know.
@@ -132,6 +135,7 @@ impl<D: Datapath> Agent<D> {
                 .map(|(address, _)| address.to_string())
                 .collect(),
             retired_addresses: self.retired.iter().map(ToString::to_string).collect(),
+            nat64_prefixes: self.nat64.iter().map(ToString::to_string).collect(),
             connections: live().count(),
             moved: live()
                 .filter(|managed| managed.machine.committed().0 != 0)

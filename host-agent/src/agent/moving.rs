@@ -129,6 +129,9 @@ impl<D: Datapath> Agent<D> {
         self.pairs.forgive();
         self.lines_return(now);
         self.effects.push(Effect::UpdateFacts);
+        if address.is_ipv6() {
+            self.effects.push(Effect::SearchNat64);
+        }
         self.effects.push(Effect::FindWaysOut);
     }
 

@@ -92,9 +92,46 @@ impl<D: Datapath> Agent<D> {
     pub(super) fn try_other_families(&mut self, now: Timestamp) {
         for managed in self.sessions.values_mut() {
             if managed.other_family_at.take_if(|at| *at <= now).is_some() && managed.machine.is_parked() {
-                self.effects.push(Effect::FindOtherWay(managed.identity));
+                self.effects.push(Effect::FindOtherWay {
+                    identity: managed.identity,
+                    anew: false,
+                });
             }
         }
+    }
+
+    /// The network's own NAT64 has been looked for; what waits for a way out in IPv6 is tried there.
+    pub fn nat64_found(&mut self, found: Vec<Nat64Prefix>, configured: Vec<Nat64Prefix>) {
+        let mut known = found;
+        known.extend(configured);
+        let mut once = Vec::with_capacity(known.len());
+        for prefix in known {
+            if !once.contains(&prefix) {
+                once.push(prefix);
+            }
+        }
+        let new = once.iter().any(|prefix| !self.nat64.contains(prefix));
+        if std::mem::replace(&mut self.nat64, once) == self.nat64 {
+            return;
+        }
+        let names: Vec<String> = self.nat64.iter().map(Nat64Prefix::to_string).collect();
+        self.timeline.note("", "nat64", names.join(", "));
+        tracing::info!(
+            prefixes = names.join(", "),
+            "IPv4 is looked for under these prefixes"
+        );
+        if !new {
+            return;
+        }
+        let waiting = self
+            .sessions
+            .values()
+            .filter(|managed| managed.machine.is_parked() && managed.machine.wire().remote.address.is_ipv4());
+        let waiting = waiting.map(|managed| Effect::FindOtherWay {
+            identity: managed.identity,
+            anew: true,
+        });
+        self.effects.extend(waiting);
     }
 
     /// Whether segments of any connection grow by a longer header after they have left their socket.

@@ -67,9 +67,10 @@ impl Driver {
             Effect::FindWayOut(identity) => {
                 self.find_ways_out(vec![identity], None, None).await;
             }
-            Effect::FindOtherWay(identity) => {
-                self.find_other_way(identity).await;
+            Effect::FindOtherWay { identity, anew } => {
+                self.find_other_way(identity, anew).await;
             }
+            Effect::SearchNat64 => self.search_nat64(),
             Effect::FindWaysOutOf(connections) => {
                 self.find_ways_out(connections, None, None).await;
             }
@@ -128,7 +129,7 @@ impl Driver {
                 }
             };
             let Some(way) = way else {
-                begun += usize::from(to.is_none() && self.find_other_way(identity).await);
+                begun += usize::from(to.is_none() && self.find_other_way(identity, false).await);
                 continue;
             };
             let now = self.clock.now();
@@ -144,11 +145,11 @@ impl Driver {
 
     /// One attempt in the family that the wire tuple does not have, at every place of the peer that the same way out
     /// leads to. Whether one was begun.
-    async fn find_other_way(&mut self, identity: Tuple) -> bool {
+    async fn find_other_way(&mut self, identity: Tuple, anew: bool) -> bool {
         let mut found: Option<(WayOut, Vec<Endpoint>)> = None;
         for place in self.agent.other_places(identity) {
             let address = place.endpoint.address;
-            if self.agent.attempts_in(identity, address.is_ipv4()) {
+            if !anew && self.agent.attempts_in(identity, address.is_ipv4()) {
                 return false;
             }
             let Some(way) = self.way_to(address, None).await else {
@@ -167,6 +168,21 @@ impl Driver {
         let now = self.clock.now();
         self.agent.try_to(identity, way, places, false, now);
         true
+    }
+
+    /// The last search counts: an earlier one may still be asking the network before.
+    fn search_nat64(&mut self) {
+        if self.config.resolv_conf.as_os_str().is_empty() {
+            return;
+        }
+        let (path, found) = (self.config.resolv_conf.clone(), self.nat64.found.0.clone());
+        let search = tokio::spawn(async move {
+            let prefixes = nat64::search::search(&path).await;
+            let _ = found.send(prefixes).await;
+        });
+        if let Some(before) = self.nat64.search.replace(search) {
+            before.abort();
+        }
     }
 
     pub(super) async fn way_to(&mut self, peer: IpAddr, from: Option<IpAddr>) -> Option<WayOut> {

@@ -78,6 +78,27 @@ fn a_peer_without_ipv6_is_looked_for_behind_a_nat64() {
 }
 
 #[test]
+fn a_prefix_that_is_found_while_another_is_tried_is_tried_too() {
+    let mut world = World::at(OLD, PEER);
+    let configured: Vec<_> = ["64:ff9b::/96".parse().unwrap()].into();
+    world.a.agent.nat64 = configured.clone();
+    let connection = world.connect();
+    world.lose(Side::A, OLD);
+    world.gain(Side::A, NEW);
+    world.trace.clear();
+    let found = ["2001:db8:64::/96".parse().unwrap()].into();
+    world.a.agent.nat64_found(found, configured);
+    world.run(millis(200));
+    let wanted = address("2001:db8:64::203.0.113.3");
+    let tried = world
+        .trace
+        .iter()
+        .any(|(segment, _)| segment.destination.address == wanted);
+    assert!(tried);
+    assert_eq!(world.trace[0].0.destination.port, connection.remote.port);
+}
+
+#[test]
 fn private_addresses_of_the_peer_mean_something_on_its_own_link_only() {
     let mut world = World::at(OLD, PEER);
     world.gain(Side::B, "fd00::3");

@@ -347,6 +347,7 @@ fn config(station: &Station, home: &Home, ca: &Path, identity: &Path) -> String 
     table.insert("control_socket".into(), path(&home.control_socket()));
     table.insert("agent_port".into(), toml::Value::Integer(i64::from(AGENT_PORT)));
     table.insert("identity".into(), path(identity));
+    table.insert("resolv_conf".into(), path(&station.resolv_conf()));
     table.insert("log".into(), toml::Value::String("info".into()));
     let trust = toml::Table::from_iter([("ca".to_owned(), path(&ca.join("ca.pem")))]);
     table.insert("trust".into(), toml::Value::Table(trust));

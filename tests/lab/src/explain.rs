@@ -168,7 +168,10 @@ fn label(node: &Node, scenario: &Scenario) -> String {
             let outside = scenario
                 .outside_of(node)
                 .map_or("", |link| link.name.text.as_str());
-            format!("[{}: NAPT, {ports}, outside {outside}]", node.name)
+            let nat64 = rule
+                .nat64
+                .map_or(String::new(), |prefix| format!(", NAT64 {prefix}"));
+            format!("[{}: NAPT, {ports}{nat64}, outside {outside}]", node.name)
         }
     }
 }

@@ -268,7 +268,7 @@ impl Host {
                     .for_each(|identity| self.find_way_out(identity, now));
             }
             Effect::FindWayOut(identity) => self.find_way_out(identity, now),
-            Effect::FindOtherWay(identity) => self.find_other_way(identity, now),
+            Effect::FindOtherWay { identity, anew } => self.find_other_way(identity, anew, now),
             Effect::Dial(peer) => self.dial_at.push((now, peer)),
             Effect::DialLater(peer) => self.dial_at.push((now + DIAL_LATER, peer)),
             Effect::FindWaysOutOf(connections) => {
@@ -278,6 +278,7 @@ impl Host {
             }
             Effect::FindWayTo(identity, to) => self.find_way_to(identity, to, now),
             Effect::Attach { .. } | Effect::UpdateFacts | Effect::DialAgain(_) | Effect::Tunnel { .. } => {}
+            Effect::SearchNat64 => {}
             Effect::ReviewRoutes { .. } | Effect::LeavePath(_) => {}
         }
     }
@@ -325,14 +326,14 @@ impl Host {
             .iter()
             .find(|(address, _)| address.is_ipv4() == peer.is_ipv4());
         let Some((&source, &ifindex)) = way else {
-            return self.find_other_way(identity, now);
+            return self.find_other_way(identity, false, now);
         };
         self.agent
             .try_way_out(identity, way_out(source, ifindex, peer), None, now);
     }
 
     /// One attempt in the other family, by its first address, at the peer's likeliest place.
-    fn find_other_way(&mut self, identity: Tuple, now: Timestamp) {
+    fn find_other_way(&mut self, identity: Tuple, anew: bool, now: Timestamp) {
         let Some(place) = self.agent.other_places(identity).first().copied() else {
             return;
         };
@@ -340,7 +341,7 @@ impl Host {
         let mut devices = self.devices.iter();
         let way = devices.find(|(address, _)| address.is_ipv4() == peer.is_ipv4());
         let Some((&source, &ifindex)) = way else { return };
-        if !self.agent.attempts_in(identity, peer.is_ipv4()) {
+        if anew || !self.agent.attempts_in(identity, peer.is_ipv4()) {
             let way = way_out(source, ifindex, peer);
             self.agent.try_to(identity, way, vec![place.endpoint], false, now);
         }

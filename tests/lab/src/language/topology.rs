@@ -61,7 +61,7 @@ fn named_nodes(scenario: &mut Scenario, words: &mut Words, kind: &Kind) -> Resul
 }
 
 fn napt(words: &mut Words) -> Result<Node, Diagnostic> {
-    const OPTIONS: &str = "`random`, `fully-random`, `silent` or `outside=LINK`";
+    const OPTIONS: &str = "`random`, `fully-random`, `silent`, `outside=LINK` or `nat64=PREFIX`";
     let name = words.name("a name for the NAPT")?;
     if !words.accept("masquerade") {
         return Err(words.refuse("`masquerade`"));
@@ -79,6 +79,17 @@ fn napt(words: &mut Words) -> Result<Node, Diagnostic> {
                 text: pair.value,
                 place: pair.value_place,
             });
+        } else if let Some(pair) = words.peek_pair().filter(|pair| pair.key == "nat64").cloned() {
+            let prefix = units::prefix(&pair.value).filter(|prefix| prefix.is_ipv6() && prefix.length == 96);
+            let wrong = || {
+                Diagnostic::new(
+                    pair.value_place,
+                    format!("`{}` is no prefix for a NAT64", pair.value),
+                )
+                .expecting("an IPv6 prefix of 96 bits such as 2001:db8:64::/96")
+            };
+            rule.nat64 = Some(prefix.ok_or_else(wrong)?.network());
+            words.skip();
         } else {
             return Err(words.refuse(OPTIONS));
         }

@@ -50,6 +50,7 @@ pub fn missing(command: &Command, source: std::io::Error) -> MachineError {
         "iperf3" => "iperf3",
         "curl" => "curl",
         "conntrack" => "conntrack",
+        "tayga" => "tayga",
         _ => "the package that holds it",
     };
     MachineError::Missing { program, package }

@@ -15,6 +15,11 @@ pub struct Station {
 }
 
 impl Station {
+    /// Names the resolvers of its network.
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.directory.join("resolv.conf")
+    }
+
     pub fn create(claim: &Claim, name: &str) -> Result<Station, MachineError> {
         let station = Station {
             name: name.to_owned(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::multipath::{self, Endpoints};
+use super::nat64::Nat64;
 use super::{napt, plan};
 use crate::emulator::capture::Capture;
 use crate::emulator::interference::Recordings;
@@ -27,6 +28,8 @@ pub struct Network {
     pub links: BTreeMap<String, LiveLink>,
     pub recordings: Recordings,
     pub(super) endpoints: Endpoints,
+    #[allow(dead_code, reason = "held for their end")]
+    nat64s: Vec<Nat64>,
 }
 
 /// A link while it stands.
@@ -75,6 +78,7 @@ impl Network {
             links: BTreeMap::new(),
             recordings: Recordings::default(),
             endpoints: Endpoints::default(),
+            nat64s: Vec::new(),
         };
         for node in &scenario.nodes {
             let station = Station::create(claim, &node.name.text)?;
@@ -87,6 +91,20 @@ impl Network {
         }
         for node in &scenario.nodes {
             network.configure(node)?;
+        }
+        for node in &scenario.nodes {
+            if let Kind::Napt(NaptRule {
+                nat64: Some(prefix), ..
+            }) = &node.kind
+            {
+                let started = Nat64::start(&network.stations[&node.name.text], *prefix)?;
+                network.nat64s.push(started);
+            }
+        }
+        let resolvers = plan::resolvers(&scenario);
+        for station in network.stations.values() {
+            std::fs::write(station.resolv_conf(), &resolvers)
+                .map_err(MachineError::io("write who resolves names"))?;
         }
         Ok(network)
     }

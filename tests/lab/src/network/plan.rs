@@ -41,6 +41,18 @@ pub fn is_emulated(scenario: &Scenario, link: &Link) -> bool {
     })
 }
 
+/// A `resolv.conf` that names every resolver there is: those beside NAT64s.
+pub fn resolvers(scenario: &Scenario) -> String {
+    let nat64s = scenario
+        .nodes
+        .iter()
+        .filter(|node| matches!(&node.kind, Kind::Napt(rule) if rule.nat64.is_some()));
+    let addresses = nat64s.filter_map(|node| scenario.address_of(&node.name.text, true));
+    addresses
+        .map(|address| format!("nameserver {address}\n"))
+        .collect()
+}
+
 /// A locally administered hardware address, the same in every run.
 pub fn hardware_address(link: usize, end: usize) -> [u8; 6] {
     [0x02, 0x4c, 0x41, (link >> 8) as u8, link as u8, end as u8 + 1]

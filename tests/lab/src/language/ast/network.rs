@@ -112,6 +112,8 @@ pub struct NaptRule {
     pub outside: Option<Name>,
     /// Strangers from outside are dropped silently; otherwise the NAPT answers as a plain kernel does (RST).
     pub silent: bool,
+    /// Hosts inside that have nothing but IPv6 reach IPv4 under this prefix.
+    pub nat64: Option<Prefix>,
 }
 
 /// Which port a NAPT gives to a connection.
