@@ -1,9 +1,10 @@
 //! One long story that a seed draws.
 //!
 //! A host wanders between two NAPTs and an address in the open while ssh, curl, iperf3, psql, redis and the
-//! laboratory's own programs talk to a server. On the way links lose segments, go down and come back, NAPTs forget
-//! everything, agents are killed on both sides, the wandering host's old address is taken by somebody else, who
-//! uses the same services. Every byte is checked. The same seed draws the same story.
+//! laboratory's own programs talk to another one, which wanders too, between two addresses in the open, sometimes at
+//! the very same moment. On the way links lose segments, go down and come back, NAPTs forget everything, agents are
+//! killed on both sides, the first host's old address is taken by somebody else, who uses the same services. Every
+//! byte is checked. The same seed draws the same story.
 //!
 //! Each chapter ends with an answer from every interactive program: a connection that has stalled for good is
 //! noticed there, not at the end.
@@ -36,7 +37,7 @@ const PLACES: [(&str, Option<&str>); 3] =
     [("home", Some("napt1")), ("cafe", Some("napt2")), ("office", None)];
 
 const NETWORK: &str = r#"
-host   A B T
+host   A B T S
 napt   napt1  masquerade
 napt   napt2  masquerade random
 router hub
@@ -48,8 +49,11 @@ link   up2    napt2=10.0.2.1/24   hub=10.0.2.254/24
 link   office A=198.51.100.2/24   hub=198.51.100.1/24   rate=80mbit delay=1ms down
 link   lair   T=10.9.9.2/24       hub=10.9.9.1/24
 link   lan    B=192.0.2.2/24      hub=192.0.2.1/24
+link   dock   B=203.0.113.2/24    hub=203.0.113.1/24    down
+link   hall   S=10.8.8.2/24       hub=10.8.8.1/24
 
 agent  A B
+server M on S store.backend=memory
 "#;
 
 /// The walk: what has been written, the time, and where everybody is.
@@ -59,6 +63,8 @@ struct Walk {
     /// Milliseconds since the beginning.
     now: u64,
     here: usize,
+    /// The server's host is not where its clients look for it.
+    away: bool,
     stolen: bool,
     questions: u64,
     lines: u64,
@@ -97,7 +103,7 @@ impl Walk {
         ));
         self.at(&format!("hub exec as={way} ip {route} -> exit=0"));
         self.stolen = !self.stolen;
-        if self.stolen {
+        if self.stolen && !self.away {
             let thief = self.name("thief");
             self.at(&format!(
                 "T exec as={thief} curl -sS --max-time 20 --interface 198.51.100.2 -o /dev/null http://192.0.2.2:8080/bytes/100KiB -> exit=0 within=30"
@@ -105,14 +111,27 @@ impl Walk {
         }
     }
 
-    fn travel(&mut self) {
-        let gap = match self.dice.roll(4) {
+    fn gap(&mut self) -> u64 {
+        match self.dice.roll(4) {
             0 => 0,
             1 => self.dice.between(50, 300),
             2 => self.dice.between(300, 2000),
             _ => self.dice.between(2000, 6000),
-        };
+        }
+    }
+
+    fn travel(&mut self) {
+        let gap = self.gap();
         self.travel_after(gap);
+    }
+
+    /// The other host goes to its other address, or comes back.
+    fn other_travels(&mut self) {
+        let gap = self.gap();
+        let (from, to) = if self.away { ("dock", "lan") } else { ("lan", "dock") };
+        self.at(&format!("B move {from} -> {to} gap={gap}ms"));
+        self.away = !self.away;
+        self.now += gap;
     }
 
     fn travel_after(&mut self, gap: u64) {
@@ -139,8 +158,24 @@ impl Walk {
 
     fn chapter(&mut self) {
         let (link, napt) = PLACES[self.here];
-        match self.dice.roll(7) {
+        match self.dice.roll(10) {
             0 | 1 => self.travel(),
+            7 => self.other_travels(),
+            8 => {
+                self.travel();
+                self.other_travels();
+            }
+            9 if self.dice.roll(2) == 0 => {
+                self.at(&format!("{link} down"));
+                self.pass(0, 1000);
+                self.other_travels();
+                self.pass(0, 1000);
+                self.at(&format!("{link} up"));
+            }
+            9 => {
+                self.other_travels();
+                self.travel();
+            }
             2 => {
                 let loss = self.dice.between(1, 4);
                 self.at(&format!("{link} loss={loss}%"));
@@ -203,6 +238,7 @@ pub fn story(seed: u64, minutes: f64, programs: &Path) -> String {
         ),
         now: 3000,
         here: 0,
+        away: false,
         stolen: false,
         questions: 0,
         lines: 0,
@@ -236,6 +272,9 @@ pub fn story(seed: u64, minutes: f64, programs: &Path) -> String {
     }
     while walk.now < end {
         walk.chapter();
+    }
+    if walk.away {
+        walk.other_travels();
     }
     for line in [
         "A exec as=stop touch {dir}/stop -> exit=0",
