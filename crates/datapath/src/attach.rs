@@ -27,6 +27,7 @@ impl KernelDatapath {
     /// Attaches to a device over which peers are reached, or puts this agent's programs in the place of an
     /// earlier one's.
     pub fn attach_device(&self, ifindex: u32, link: Link) -> Result<(), DatapathError> {
+        self.devices.borrow_mut().insert(ifindex);
         let programs = self.program_fds();
         let (ingress, egress) = match link {
             Link::Ethernet => (programs.ingress_ethernet, programs.egress_ethernet),

@@ -11,7 +11,7 @@ mod operations;
 pub(crate) use self::operations::{COUNTERS, sums};
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -133,6 +133,8 @@ pub struct KernelDatapath {
     walker: Walker,
     adopted: bool,
     carried: Vec<Carried>,
+    /// Where peers are reached, by index.
+    pub(crate) devices: RefCell<BTreeSet<u32>>,
 }
 
 impl KernelDatapath {
@@ -253,6 +255,7 @@ impl KernelDatapath {
             config,
             adopted,
             carried,
+            devices: RefCell::default(),
         };
         datapath
             .teach_listeners()
@@ -368,6 +371,15 @@ impl KernelDatapath {
     }
 
     fn ask(&self, request: raw::request) -> Result<raw::request, DatapathError> {
+        self.ask_on(request, 0)
+    }
+
+    /// As if the question had come from this device; 0: the loopback device.
+    fn ask_on(&self, request: raw::request, ifindex: u32) -> Result<raw::request, DatapathError> {
+        // The kernel takes the beginning of a `struct __sk_buff`; what is left out is zero.
+        const IFINDEX: usize = 40;
+        let mut context = [0; IFINDEX + 4];
+        context[IFINDEX..].copy_from_slice(&ifindex.to_ne_bytes());
         const ETHERNET: usize = 14;
         let mut packet = vec![0u8; ETHERNET + size_of::<raw::request>()];
         // The kernel wants a frame that it could route: say IPv4.
@@ -377,6 +389,7 @@ impl KernelDatapath {
         let input = ProgramInput {
             data_in: Some(&packet),
             data_out: Some(&mut out),
+            context_in: (ifindex != 0).then_some(&mut context[..]),
             ..Default::default()
         };
         self.skeleton

@@ -12,6 +12,7 @@ use crate::skeleton::types as raw;
 /// Bits of `arrival.confirm`, as in `enum first_segments` of intf.h.
 const FIRST_CONFIRMS: u32 = 1;
 const FIRST_MENDED: u32 = 2;
+pub(crate) const ARRIVES_BOUND: u32 = 4;
 
 /// A connection both of whose ends offered migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +167,8 @@ pub struct TcpState {
     pub data_segments_out: u32,
     /// Segments that were sent again so far; wraps.
     pub retransmitted: u32,
+    /// Index of the device that the socket is bound to; 0: none.
+    pub bound: u32,
     /// TSval of the last thing sent and TSecr to echo, if the connection has timestamps.
     pub timestamps: Option<(u32, u32)>,
 }
@@ -398,6 +401,7 @@ impl TcpState {
             rtt: Duration::from_micros(u64::from(value.rtt)),
             data_segments_out: value.data_segments_out,
             retransmitted: value.retransmitted,
+            bound: value.bound,
             receive_scale: (value.scale_ok != 0).then_some(value.receive_scale),
             timestamps: (value.timestamps_ok != 0).then_some((value.timestamp_value, value.timestamp_recent)),
         })

@@ -157,6 +157,12 @@ impl<D: Datapath> Agent<D> {
             .collect()
     }
 
+    /// The device that the connection's socket is bound to: it moves with that device, and by no other.
+    pub fn bound_device(&mut self, identity: Tuple) -> Option<u32> {
+        let tcp = self.datapath.read_tcp(&identity).ok().flatten();
+        tcp.map(|tcp| tcp.bound).filter(|bound| *bound != 0)
+    }
+
     /// Starts an attempt from a way out that was found, at `peer` or where the peer was last.
     pub fn try_way_out(&mut self, identity: Tuple, way: WayOut, peer: Option<Endpoint>, now: Timestamp) {
         let Some(managed) = self.sessions.get(&identity) else {
@@ -195,6 +201,9 @@ impl<D: Datapath> Agent<D> {
             Ok(None) if ended => SocketState::default(),
             Ok(None) | Err(_) => return,
         };
+        if tcp.bound != 0 && tcp.bound != way.path.ifindex {
+            return;
+        }
         let Some(local) = self.ports.take(way.source) else {
             if !std::mem::replace(&mut self.ports_short, true) {
                 tracing::error!("every wire port is in use; widen `wire_ports`");

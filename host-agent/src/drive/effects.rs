@@ -120,7 +120,9 @@ impl Driver {
                 continue;
             };
             let peer = to.map_or(managed.machine.wire().remote.address, |to| to.address);
+            let bound = self.agent.bound_device(identity);
             let way = match ways.iter().find(|(known, _)| *known == peer) {
+                _ if bound.is_some() => self.way_by(peer, from, bound).await,
                 Some((_, way)) => *way,
                 None => {
                     let way = self.way_to(peer, from).await;
@@ -186,11 +188,24 @@ impl Driver {
     }
 
     pub(super) async fn way_to(&mut self, peer: IpAddr, from: Option<IpAddr>) -> Option<WayOut> {
+        self.way_by(peer, from, None).await
+    }
+
+    /// `device`: by none but this one.
+    async fn way_by(&mut self, peer: IpAddr, from: Option<IpAddr>, device: Option<u32>) -> Option<WayOut> {
         if from.is_some_and(|from| from.is_ipv4() != peer.is_ipv4()) {
             return None;
         }
         let from_device = from.and_then(|from| self.agent.network.device_of(from));
-        let route = self.parking.route_to(peer, from, from_device).await?;
+        let route = self.parking.route_to(peer, from, device.or(from_device)).await?;
+        // Asked for one device, the kernel takes whatever has no route there for a neighbour. Those are neighbours of
+        // this host whichever device is asked for.
+        if device.is_some() && route.gateway.is_none() {
+            let free = self.parking.route_to(peer, None, None).await?;
+            if free.gateway.is_some() || free.ifindex != route.ifindex {
+                return None;
+            }
+        }
         let source = from.or(route.source)?;
         if self.agent.network.device_of(source) != Some(route.ifindex) {
             return None;

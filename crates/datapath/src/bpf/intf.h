@@ -115,6 +115,8 @@ enum first_segments {
 	FIRST_CONFIRMS = 1,
 	/* Those without an echo get one. */
 	FIRST_MENDED = 2,
+	/* No first segment: the socket is bound to a device, and hears what arrives there only. */
+	ARRIVES_BOUND = 4,
 };
 
 /* What to do with segments that arrive on a wire tuple. */
@@ -254,6 +256,8 @@ struct tcp_state {
 	u32 rtt;
 	u32 data_segments_out;
 	u32 retransmitted;
+	/* Index of the device that the socket is bound to. */
+	u32 bound;
 	u8 send_scale;
 	u8 receive_scale;
 	u8 scale_ok;

@@ -145,6 +145,7 @@ static __always_inline void read_state(struct __sk_buff *skb, struct request *r)
 	if (!sk)
 		return;
 	out->tcp_state = sk->state;
+	out->bound = sk->bound_dev_if;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (tp && out->tcp_state != BPF_TCP_LISTEN) {
 		out->found = 1;

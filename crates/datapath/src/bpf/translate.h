@@ -241,6 +241,13 @@ static __always_inline int hand_in(struct __sk_buff *skb, u32 l2, const struct c
 	return bpf_redirect(c->parking_ifindex, BPF_F_INGRESS);
 }
 
+/* Into the stack with identity addresses: through the parking device, unless the socket would not hear it there. */
+static __always_inline int enter_stack(struct __sk_buff *skb, u32 l2, const struct arrival *arrival,
+				       const struct config *c)
+{
+	return arrival->confirm & ARRIVES_BOUND ? TC_ACT_OK : hand_in(skb, l2, c);
+}
+
 /* A reset that the kernel would believe. Held while the agent lives to ask the peer's; else it passes. */
 static __always_inline int hold_reset(const struct packet *p, const struct tuple *identity, const struct config *c)
 {
@@ -327,7 +334,7 @@ static __always_inline int arrive(struct __sk_buff *skb, struct packet *p, struc
 	if (!translate(skb, p, 0, &identity))
 		return TC_ACT_SHOT;
 	count(COUNTER_TRANSLATED_IN);
-	return hand_in(skb, l2, c);
+	return enter_stack(skb, l2, arrival, c);
 }
 
 /* An ICMP error quotes the wire tuple; the socket knows the identity tuple. */
@@ -376,7 +383,7 @@ static __always_inline int translate_error(struct __sk_buff *skb, struct packet 
 		if (!cross_error(skb, p, inner, quoted.l4, &identity))
 			return TC_ACT_SHOT;
 		count(COUNTER_ICMP_TRANSLATED);
-		return hand_in(skb, l2, c);
+		return enter_stack(skb, l2, arrival, c);
 	}
 	if (p->family == 4) {
 		__be32 quoted_addresses[2], outer;
@@ -418,7 +425,7 @@ static __always_inline int translate_error(struct __sk_buff *skb, struct packet 
 			return TC_ACT_SHOT;
 	}
 	count(COUNTER_ICMP_TRANSLATED);
-	return hand_in(skb, l2, c);
+	return enter_stack(skb, l2, arrival, c);
 }
 
 /* Ingress of a physical device. */

@@ -2,6 +2,7 @@
 
 use super::maps::{all, find, remove, update};
 use super::*;
+use crate::types::ARRIVES_BOUND;
 
 impl Datapath for KernelDatapath {
     fn events(&mut self) -> Vec<Event> {
@@ -118,11 +119,16 @@ impl Datapath for KernelDatapath {
     }
 
     fn put_arrival(&mut self, wire: &Tuple, arrival: &Arrival) -> Result<(), DatapathError> {
+        let mut value = raw::arrival::from(arrival);
+        // What the socket does not hear through the parking device is handed in where it arrives.
+        if matches!(self.read_tcp(&arrival.identity), Ok(Some(tcp)) if tcp.bound != 0) {
+            value.confirm |= ARRIVES_BOUND;
+        }
         update(
             &self.skeleton.maps.arrivals,
             "arrivals",
             tuple_to_raw(wire).bytes(),
-            &raw::arrival::from(arrival),
+            &value,
         )
     }
 
@@ -208,7 +214,17 @@ impl Datapath for KernelDatapath {
         let mut request = raw::request::zeroed();
         request.kind = 1;
         request.identity = tuple_to_raw(identity);
-        Ok(TcpState::from_raw(&self.ask(request)?.tcp))
+        if let Some(found) = TcpState::from_raw(&self.ask(request)?.tcp) {
+            return Ok(Some(found));
+        }
+        // A socket that is bound to a device is found from there only. The device may be gone.
+        let devices = self.devices.borrow();
+        let asked = devices
+            .iter()
+            .filter_map(|ifindex| self.ask_on(request, *ifindex).ok());
+        Ok(asked
+            .filter_map(|request| TcpState::from_raw(&request.tcp))
+            .next())
     }
 
     fn heads(&self, identity: &Tuple) -> Heads {

@@ -128,7 +128,11 @@ impl Walk {
     /// The other host goes to its other address, or comes back.
     fn other_travels(&mut self) {
         let gap = self.gap();
-        let (from, to) = if self.away { ("dock", "lan") } else { ("lan", "dock") };
+        let (from, to) = if self.away {
+            ("dock", "lan")
+        } else {
+            ("lan", "dock")
+        };
         self.at(&format!("B move {from} -> {to} gap={gap}ms"));
         self.away = !self.away;
         self.now += gap;
