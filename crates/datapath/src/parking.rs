@@ -15,6 +15,8 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, IpProtocol};
 use rtnetlink::{Handle, IpVersion, LinkDummy, LinkIfb, LinkUnspec, RouteMessageBuilder};
 
+use crate::kernel::MARK_TRANSLATED;
+
 /// Names and numbers of the parking device and its routing.
 #[derive(Clone, Debug)]
 pub struct ParkingOptions {
@@ -264,7 +266,14 @@ impl Parking {
                 gone.map_err(netlink(format!("cannot let go of the address {address}")))?;
             }
         }
-        let _ = self.handle.rule().del(self.rule_for(address)).execute().await;
+        // By what it leads, so that a rule of an earlier version goes too.
+        for rule in self.rules().await {
+            let leads = attribute_is(&rule, |a| *a == RuleAttribute::Source(address))
+                && attribute_is(&rule, |a| *a == RuleAttribute::Table(self.options.table));
+            if leads {
+                let _ = self.handle.rule().del(rule).execute().await;
+            }
+        }
         Ok(())
     }
 
@@ -296,6 +305,11 @@ impl Parking {
         rule.header.src_len = if address.is_ipv4() { 32 } else { 128 };
         rule.attributes.push(RuleAttribute::Source(address));
         rule.attributes.push(RuleAttribute::IpProtocol(IpProtocol::Tcp));
+        // A translated segment leaves from this address too, once it has returned and while the rule still stands. When
+        // the kernel is asked for its next hop it must not be led back here: unlike IPv4, IPv6 then takes a route of
+        // another device than the one that was asked for, and holds the peer for a neighbour on the link.
+        rule.attributes.push(RuleAttribute::FwMark(0));
+        rule.attributes.push(RuleAttribute::FwMask(MARK_TRANSLATED));
         rule
     }
 

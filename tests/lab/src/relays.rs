@@ -115,7 +115,11 @@ impl Relays {
     /// The beginning of a command line for a relay's own program.
     pub fn command(&self, node: &str) -> Option<String> {
         let (executable, home) = (self.executable.as_ref()?, self.homes.get(node)?);
-        Some(format!("{} --config {}", executable.display(), home.config().display()))
+        Some(format!(
+            "{} --config {}",
+            executable.display(),
+            home.config().display()
+        ))
     }
 
     /// Asks a relay for one of its lists.

@@ -79,11 +79,11 @@ fn what_is_set_up_is_found_again_and_cleaned_up_to_the_last_rule() {
             for rule in [
                 "from all fwmark 0x1000000",
                 "from all fwmark 0x400000",
-                "from 10.77.0.1 ipproto tcp",
+                "from 10.77.0.1 fwmark 0/0x800000 ipproto tcp",
             ] {
                 assert!(rules.contains(rule), "{rule}: {rules}");
             }
-            assert!(ip("-6 rule").contains("from fd77::1 ipproto tcp"));
+            assert!(ip("-6 rule").contains("from fd77::1 fwmark 0/0x800000 ipproto tcp"));
             let again = Parking::set_up(handle.clone(), options("mob0")).await.unwrap();
             assert_eq!((again.ifindex, again.mac), (parking.ifindex, parking.mac));
             assert_eq!(again.retired().await, lost);
