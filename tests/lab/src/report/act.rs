@@ -173,7 +173,7 @@ fn echo(output: &str, word: &str) -> Option<u32> {
 }
 
 /// The first word of `sha256sum`'s line.
-fn digest(said: &str) -> Option<String> {
+pub(super) fn digest(said: &str) -> Option<String> {
     let word = said.split_whitespace().next()?;
     (word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| word.to_owned())
 }

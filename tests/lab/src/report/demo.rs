@@ -1,4 +1,4 @@
-//! Both acts, one after the other, and what they show.
+//! All acts, one after the other, and what they show.
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
@@ -6,11 +6,12 @@ use super::ReportError;
 use super::act::Act;
 use super::claims::{self, Claim};
 use super::page::page;
+use super::relayed::Relayed;
 use crate::language::{self, Scenario};
-use crate::story;
+use crate::story::{self, Verdict};
 
 /// The stories are part of the program: it can be started anywhere.
-const ACTS: [(&str, &str, &str); 2] = [
+const ACTS: [(&str, &str, &str); 3] = [
     (
         "act1",
         "tests/scenarios/demo.scn",
@@ -20,6 +21,11 @@ const ACTS: [(&str, &str, &str); 2] = [
         "act2",
         "tests/scenarios/demo_without_agents.scn",
         include_str!("../../../scenarios/demo_without_agents.scn"),
+    ),
+    (
+        "act3",
+        "tests/scenarios/demo_relay.scn",
+        include_str!("../../../scenarios/demo_relay.scn"),
     ),
 ];
 
@@ -33,7 +39,7 @@ pub struct Arguments {
     pub agent_binary: Option<PathBuf>,
 }
 
-/// Tells both acts, prints timelines and verdict, and writes the report. True: every claim holds.
+/// Tells all acts, prints timelines and verdict, and writes the report. True: every claim holds.
 ///
 /// `slow`: all waits are so many times as long.
 ///
@@ -54,25 +60,30 @@ pub fn run(arguments: &Arguments, slow: f64) -> Result<bool, ReportError> {
             "{}\n",
             style.bold(&format!("{}{title}", if number > 0 { "\n" } else { "" }))
         );
-        acts.push(act(scenario, &beside.join(name), arguments, slow)?);
+        let artifacts = beside.join(name);
+        acts.push((tell(scenario, &artifacts, arguments, slow)?, artifacts));
     }
-    let [moved, alone] = acts.as_slice() else {
+    let [moved, alone, relayed] = acts.as_slice() else {
         return Err(ReportError::Story("an act is missing".to_owned()));
     };
-    let html = page(moved, alone)?;
+    let (moved, alone) = (&Act::gather(&moved.0, &moved.1), &Act::gather(&alone.0, &alone.1));
+    let relayed = &Relayed::gather(&relayed.0, &relayed.1);
+    let html = page(moved, alone, Some(relayed))?;
     std::fs::write(&arguments.report, html)
         .map_err(ReportError::io(format!("write {}", arguments.report.display())))?;
 
     let claims = [
         ("With agents", claims::moved(moved)),
         ("Without agents", claims::alone(alone)),
+        ("Over two carriers, through a relay", relayed.claims()),
     ];
     println!("\n{}", style.bold("Verdict"));
     for (title, claims) in &claims {
         println!("\n{title}");
         claims.iter().for_each(|claim| println!("{}", style.claim(claim)));
     }
-    for problem in moved.problems.iter().chain(&alone.problems) {
+    let problems = moved.problems.iter().chain(&alone.problems);
+    for problem in problems.chain(&relayed.problems) {
         println!("\n{problem}");
     }
     let all = claims
@@ -99,7 +110,12 @@ fn read(file: &str, text: &str) -> Result<Scenario, ReportError> {
     })
 }
 
-fn act(scenario: Scenario, artifacts: &Path, arguments: &Arguments, slow: f64) -> Result<Act, ReportError> {
+fn tell(
+    scenario: Scenario,
+    artifacts: &Path,
+    arguments: &Arguments,
+    slow: f64,
+) -> Result<Verdict, ReportError> {
     forget(artifacts)?;
     let options = story::Options {
         seed: 1,
@@ -112,9 +128,9 @@ fn act(scenario: Scenario, artifacts: &Path, arguments: &Arguments, slow: f64) -
     };
     let verdict = story::run(scenario, &options).map_err(ReportError::Story)?;
     // Who interrupts one act does not want to see the next.
-    match verdict.reason {
-        Some(reason) if reason.starts_with("interrupted") => Err(ReportError::Story(reason)),
-        _ => Ok(Act::gather(&verdict, artifacts)),
+    match &verdict.reason {
+        Some(reason) if reason.starts_with("interrupted") => Err(ReportError::Story(reason.clone())),
+        _ => Ok(verdict),
     }
 }
 

@@ -5,7 +5,7 @@
 //! the token by which later subflows name the connection (RFC 8684, 3.1 and 3.2). What is seen here is taken for
 //! granted nowhere: whether each subflow is contiguous, whether every byte of it is mapped, and whether the mappings
 //! of all subflows tile the stream.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -98,6 +98,11 @@ pub fn at_host(
     Ok(connections(&seen))
 }
 
+/// Whether any option of MPTCP is among these.
+pub fn is_multipath(options: &[u8]) -> bool {
+    kinds(options).next().is_some()
+}
+
 /// The connections whose first handshake is among these segments.
 fn connections(seen: &[(String, Vec<Seen>)]) -> Vec<Connection> {
     let all = || {
@@ -121,11 +126,14 @@ fn connections(seen: &[(String, Vec<Seen>)]) -> Vec<Connection> {
         });
         let Some(initiator) = initiator else { continue };
         let token = token(acceptor);
-        let mut flows = BTreeSet::from([(link.clone(), answer.destination, answer.source)]);
+        // The first one first.
+        let mut flows = vec![(link.clone(), answer.destination, answer.source)];
         // Whoever opened the connection opens its subflows; from its end they are named.
         for (link, segment) in all().filter(|(_, segment)| segment.flags & (SYN | ACK) == SYN) {
-            if said(&segment.options).any(|said| said == Said::Join(Some(token))) {
-                flows.insert((link.clone(), segment.source, segment.destination));
+            let flow = (link.clone(), segment.source, segment.destination);
+            let joins = said(&segment.options).any(|said| said == Said::Join(Some(token)));
+            if joins && !flows.contains(&flow) {
+                flows.push(flow);
             }
         }
         let opened_here = answer.way == Way::In;
@@ -244,10 +252,10 @@ fn place(maps: &BTreeMap<u64, (u64, u64)>, mut from: u64, to: u64, carried: &mut
     unmapped
 }
 
-/// The MPTCP options of a segment.
-fn said(options: &[u8]) -> impl Iterator<Item = Said<'_>> {
+/// The MPTCP options of a segment, whole.
+fn kinds(options: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = options;
-    let each = std::iter::from_fn(move || {
+    std::iter::from_fn(move || {
         loop {
             match rest {
                 [] | [0, ..] => return None,
@@ -264,8 +272,12 @@ fn said(options: &[u8]) -> impl Iterator<Item = Said<'_>> {
                 [_] => return None,
             }
         }
-    });
-    each.filter_map(|option| match option.get(2)? >> 4 {
+    })
+}
+
+/// What they say.
+fn said(options: &[u8]) -> impl Iterator<Item = Said<'_>> {
+    kinds(options).filter_map(|option| match option.get(2)? >> 4 {
         CAPABLE => Some(Said::Capable(
             option.get(4..12),
             option.get(12..20),

@@ -7,17 +7,19 @@ use super::claims::{self, Claim};
 use super::figure::{Event, Frame, figure};
 use super::handshake::Purpose;
 use super::ladder::ladder;
+use super::paths::paths;
+use super::relayed::{CUT, Relayed};
 use super::topology::topology;
 use super::trace::{Place, Trace};
 use crate::story::timeline::Entry;
 
 const STYLE: &str = include_str!("page.css");
 
-/// Writes the report of both acts: the one with agents and the one without.
+/// Writes the report of the acts: the one with agents, the one without, and the one with a relay if it was told.
 ///
 /// # Errors
 /// A picture cannot be drawn. What an act lacks is left out or said to be missing.
-pub fn page(moved: &Act, alone: &Act) -> Result<String, ReportError> {
+pub fn page(moved: &Act, alone: &Act, relayed: Option<&Relayed>) -> Result<String, ReportError> {
     let mut html = String::new();
     let _ = write!(
         html,
@@ -42,12 +44,38 @@ pub fn page(moved: &Act, alone: &Act) -> Result<String, ReportError> {
         pictures(&mut html, trace, alone)?;
     }
     places(&mut html, moved);
+    if let Some(relayed) = relayed {
+        carriers(&mut html, relayed)?;
+    }
     timeline(&mut html, "What happened in act 1", &moved.timeline, true);
     timeline(&mut html, "What happened in act 2", &alone.timeline, false);
+    if let Some(relayed) = relayed {
+        timeline(&mut html, "What happened in act 3", &relayed.timeline, false);
+    }
     html += "<footer>Times are seconds since the story of an act began. Pictures and tables are made from the \
-             captures beside this file (act1/links, act2/links); address lost and usable are when A's kernel said \
+             captures beside this file (act1/links and so on); address lost and usable are when A's kernel said \
              so to <code>ip monitor</code>.</footer>\n</main>\n</body>\n</html>\n";
     Ok(html)
+}
+
+/// The act of the relay.
+fn carriers(html: &mut String, relayed: &Relayed) -> Result<(), ReportError> {
+    *html += "<h2>Two carriers, and a server that knows nothing of it</h2>\n";
+    if let Some(stream) = &relayed.download {
+        picture(
+            html,
+            &paths(stream, relayed.cut.map(|cut| (cut, CUT)))?,
+            "Bytes of each path over time",
+            "Captured at A's devices: curl under mptcpize downloads from B over Wi-Fi and LTE at once. A relay on the \
+             way speaks MPTCP with A and plain TCP with B, whose kernel has MPTCP switched off. When Wi-Fi is cut, \
+             what it had not delivered comes by LTE, and so does the rest.",
+        );
+    }
+    list(html, "Act 3: a relay between", &relayed.claims());
+    for problem in &relayed.problems {
+        let _ = writeln!(html, "<p class=\"problem\">{}</p>", escape(problem));
+    }
+    Ok(())
 }
 
 fn tiles(html: &mut String, moved: &Act, alone: &Act) {
