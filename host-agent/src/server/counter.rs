@@ -58,3 +58,29 @@ impl MoveCounter {
         self.last
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_repeat_a_number() {
+        let state = tempfile::tempdir().unwrap();
+        // What an agent promised under a clock that was far ahead.
+        let ahead = u64::MAX / 4;
+        std::fs::write(state.path().join(FILE), format!("{ahead}\n")).unwrap();
+        let mut first = MoveCounter::open(state.path());
+        let number = first.take();
+        assert!(number > ahead);
+        let mut second = MoveCounter::open(state.path());
+        assert!(second.take() > number);
+    }
+
+    #[test]
+    fn a_lost_state_directory_goes_on_from_the_clock() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let number = MoveCounter::open(one.path()).take();
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        assert!(MoveCounter::open(other.path()).take() > number);
+    }
+}

@@ -1,5 +1,5 @@
 //! Frames whatever their bytes: what is recognised, and what a flipped bit changes.
-use lab::emulator::segment::{Packet, flip};
+use lab::emulator::segment::{Packet, flip, reset_behind};
 use lab::language::ast::{Flip, Segments};
 use pnet::packet::ethernet::{EtherTypes, MutableEthernetPacket};
 use pnet::packet::ip::IpNextHeaderProtocols;
@@ -191,4 +191,25 @@ fn no_frame_whatever_its_bytes_makes_the_reader_panic() {
             }
         }
     }
+}
+
+#[test]
+fn a_reset_behind_a_segment_has_the_number_that_follows_it() {
+    for ipv6 in [false, true] {
+        let segment = frame(ipv6, ACK, &[1, 1, 1, 1], b"seven b");
+        let reset = reset_behind(&segment).unwrap();
+        let tcp = Packet::read(&reset).unwrap().tcp.unwrap();
+        assert_eq!((tcp.header, tcp.payload, tcp.flags), (20, 0, 4 | ACK));
+        let read = TcpPacket::new(&reset[tcp.at..]).unwrap();
+        assert_eq!(read.get_sequence(), 0x0102_0304 + 7);
+        assert!(checksum_is_right(&reset, ipv6));
+        let whole = Packet::read(&segment).unwrap();
+        let read = Packet::read(&reset).unwrap();
+        assert_eq!((read.source, read.destination), (whole.source, whole.destination));
+        if !ipv6 {
+            let header = pnet::packet::ipv4::Ipv4Packet::new(&reset[14..]).unwrap();
+            assert_eq!(ipv4::checksum(&header), header.get_checksum());
+        }
+    }
+    assert_eq!(reset_behind(b"nothing of the kind"), None);
 }

@@ -321,6 +321,32 @@ fn wire_and_migration_read_no_clock_and_touch_nothing() {
     }
 }
 
+/// Whoever sets the clock of a host changes nothing for its connections: what they wait for is counted by clocks that
+/// nobody sets.
+#[test]
+fn the_wall_clock_counts_for_certificates_times_that_are_shown_and_the_first_report_only() {
+    const MAY: [&str; 3] = ["server/counter.rs", "server/renewal.rs", "timeline.rs"];
+    const WALL: [&str; 4] = ["SystemTime", "CLOCK_REALTIME", "OffsetDateTime", "chrono"];
+    let mut readers = BTreeSet::new();
+    for room in ["host-agent/src", "crates/datapath/src"] {
+        let room = root().join(room);
+        for path in rust_files(&room) {
+            let text = std::fs::read_to_string(&path).expect("a source file can be read");
+            if WALL.iter().any(|word| text.contains(word)) {
+                let name = path.strip_prefix(&room).expect("it is in the room");
+                readers.insert(name.display().to_string());
+            }
+        }
+    }
+    assert_eq!(readers, MAY.map(String::from).into());
+    for entry in std::fs::read_dir(root().join("crates/datapath/src/bpf")).expect("the BPF programs") {
+        let path = entry.expect("a BPF program").path();
+        let text = std::fs::read_to_string(&path).expect("a source file can be read");
+        // The only one of a program's clocks that anybody sets.
+        assert!(!text.contains("ktime_get_tai"), "{}", path.display());
+    }
+}
+
 fn rust_files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory)

@@ -55,6 +55,13 @@ pub fn flip(frame: &mut [u8], change: Flip) -> bool {
     tcp.is_some_and(|tcp| segment::flip(bare, &tcp, change))
 }
 
+/// A reset with the number that the receiver of this frame expects next, with an offload header that asks for nothing.
+pub fn reset_behind(frame: &[u8]) -> Option<Vec<u8>> {
+    let mut reset = vec![0; OFFLOAD_HEADER];
+    reset.extend(segment::reset_behind(frame.get(OFFLOAD_HEADER..)?)?);
+    Some(reset)
+}
+
 /// A kernel leaves the checksum to the card and says so in the offload header; nothing is checked then on the way.
 /// Does what the card would do, for a frame that is one segment.
 fn complete_checksum(frame: &mut [u8]) {

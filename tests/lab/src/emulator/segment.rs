@@ -188,3 +188,50 @@ pub fn flip(frame: &mut [u8], tcp: &Tcp, change: Flip) -> bool {
     }
     true
 }
+
+/// A reset from the sender of this segment with the number that follows it.
+pub fn reset_behind(frame: &[u8]) -> Option<Vec<u8>> {
+    const HEADER: usize = 20;
+    let tcp = Packet::read(frame)?.tcp?;
+    let mut reset = frame.get(..tcp.at + HEADER)?.to_vec();
+    let field = &mut reset[tcp.at..];
+    let seq = u32::from_be_bytes([field[4], field[5], field[6], field[7]]);
+    let next = seq.wrapping_add(tcp.payload as u32);
+    field[4..8].copy_from_slice(&next.to_be_bytes());
+    field[12] = (HEADER as u8 / 4) << 4;
+    field[13] = RST | ACK;
+    field[14..20].fill(0);
+    let length = (tcp.at + HEADER - 14) as u16;
+    let addresses = match frame.get(14)? >> 4 {
+        4 => {
+            reset[16..18].copy_from_slice(&length.to_be_bytes());
+            reset[24..26].fill(0);
+            let checksum = !folded(words(&reset[14..tcp.at]));
+            reset[24..26].copy_from_slice(&checksum.to_be_bytes());
+            26..34
+        }
+        _ => {
+            reset[18..20].copy_from_slice(&(length - 40).to_be_bytes());
+            22..54
+        }
+    };
+    const TCP: u32 = 6;
+    let sum = words(&reset[addresses]) + TCP + HEADER as u32 + words(&reset[tcp.at..]);
+    let at = tcp.at + 16;
+    reset[at..at + 2].copy_from_slice(&(!folded(sum)).to_be_bytes());
+    Some(reset)
+}
+
+fn words(bytes: &[u8]) -> u32 {
+    let pairs = bytes.chunks(2);
+    pairs
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
+        .sum()
+}
+
+fn folded(mut sum: u32) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}

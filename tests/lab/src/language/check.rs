@@ -334,7 +334,9 @@ impl<'a> Check<'a> {
             }) => {
                 self.recordings.push(&recording.text);
             }
-            LinkChange::Replay { recording, .. } if !self.recordings.contains(&recording.text.as_str()) => {
+            LinkChange::Replay { recording, .. } | LinkChange::Storm { recording, .. }
+                if !self.recordings.contains(&recording.text.as_str()) =>
+            {
                 self.refuse(
                     recording,
                     format!("nothing is recorded as `{recording}` before this line"),

@@ -123,7 +123,7 @@ fn action(words: &mut Words) -> Result<Action, Diagnostic> {
     words.skip();
     match verb.as_str() {
         "up" | "down" | "blackhole" | "heal" | "drop" | "delay" | "duplicate" | "flip" | "record"
-        | "replay" => Ok(Action::Link {
+        | "replay" | "storm" => Ok(Action::Link {
             link: subject,
             change: link_change(&verb, words)?,
         }),
@@ -262,6 +262,27 @@ fn link_change(verb: &str, words: &mut Words) -> Result<LinkChange, Diagnostic> 
                 recording,
                 flip: options.flip(),
                 from: options.from,
+            })
+        }
+        "storm" => {
+            let recording = words.name("the name of a recording")?;
+            let (mut resets, mut over) = (None, None);
+            while let Some(pair) = words.pair() {
+                match pair.key.as_str() {
+                    "resets" => {
+                        resets = units::whole(&pair.value).and_then(|count| u32::try_from(count).ok())
+                    }
+                    "over" => over = units::duration(&pair.value),
+                    _ => {}
+                }
+            }
+            let (Some(resets), Some(over)) = (resets, over) else {
+                return Err(words.refuse("`resets=NUMBER` and `over=DURATION`"));
+            };
+            Ok(LinkChange::Storm {
+                recording,
+                resets,
+                over,
             })
         }
         _ => interference(verb, words).map(LinkChange::Interfere),

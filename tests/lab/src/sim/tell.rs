@@ -254,7 +254,7 @@ impl<'a> Teller<'a> {
                 return not("recording and replaying");
             }
             LinkChange::Interfere(interference) => self.world.net.interfere(link, interference.clone()),
-            LinkChange::Replay { .. } => return not("recording and replaying"),
+            LinkChange::Replay { .. } | LinkChange::Storm { .. } => return not("recording and replaying"),
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What a step does to the world.
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::run::Stage;
 use super::start::LISTENING;
@@ -103,7 +103,40 @@ impl Stage {
                     },
                 )
             }
+            LinkChange::Storm {
+                recording,
+                resets,
+                over,
+            } => self.storm(link, &recording.text, *resets, *over),
         }
+    }
+
+    fn storm(&mut self, link: &str, name: &str, resets: u32, over: Duration) -> Result<(), String> {
+        let recorded = self.network.recordings.get(name);
+        let mut recorded = recorded.ok_or_else(|| format!("nothing was recorded as {name}"))?;
+        recorded.frame =
+            interference::reset_behind(&recorded.frame).ok_or_else(|| format!("{name} is no TCP segment"))?;
+        let end = recorded.end;
+        let to = plan::hardware_address(self.network.live(link)?.index, 1 - end);
+        self.timeline
+            .note(link, format!("{resets} resets behind {name} within {over:?}"));
+        let begun = Instant::now();
+        let mut sent = 0;
+        while sent < resets {
+            self.pause(begun + over.mul_f64(f64::from(sent) / f64::from(resets)))?;
+            // Some at a time: a clock that wakes for each would be late for most.
+            let due = (begun.elapsed().as_secs_f64() / over.as_secs_f64() * f64::from(resets)) as u32 + 1;
+            for _ in sent..due.min(resets) {
+                let order = Order::Replay {
+                    recording: recorded.clone(),
+                    end,
+                    to,
+                };
+                self.network.live(link)?.order(link, order)?;
+            }
+            sent = due.min(resets).max(sent + 1);
+        }
+        Ok(())
     }
 
     fn host_change(&mut self, host: &str, change: &HostChange) -> Result<(), String> {

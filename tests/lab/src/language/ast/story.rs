@@ -69,6 +69,12 @@ pub enum LinkChange {
         from: Option<Name>,
         flip: Option<Flip>,
     },
+    /// Resets that fit exactly behind a recorded segment, evenly spread over a time.
+    Storm {
+        recording: Name,
+        resets: u32,
+        over: Duration,
+    },
 }
 
 /// What happens to chosen segments that pass a link after this line.
