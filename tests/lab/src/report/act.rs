@@ -150,7 +150,7 @@ fn last_line(text: &str) -> String {
 }
 
 /// `1 192.168.1.2:37610 10.0.3.2:80 50000000`.
-fn transfer(said: &str) -> Option<Transfer> {
+pub(super) fn transfer(said: &str) -> Option<Transfer> {
     let words: Vec<&str> = said.split_whitespace().collect();
     let &[connects, local, remote, bytes] = &words[..] else {
         return None;
@@ -164,7 +164,7 @@ fn transfer(said: &str) -> Option<Transfer> {
 }
 
 /// The number behind a word that the shell prints; the command line itself shows the word without a number.
-fn echo(output: &str, word: &str) -> Option<u32> {
+pub(super) fn echo(output: &str, word: &str) -> Option<u32> {
     let mut places = output.match_indices(word);
     places.find_map(|(at, _)| {
         let digits = output[at + word.len()..].split(|c: char| !c.is_ascii_digit());

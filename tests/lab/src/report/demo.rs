@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::ReportError;
 use super::act::Act;
+use super::both::Both;
 use super::claims::{self, Claim};
 use super::page::page;
 use super::relayed::Relayed;
@@ -11,7 +12,7 @@ use crate::language::{self, Scenario};
 use crate::story::{self, Verdict};
 
 /// The stories are part of the program: it can be started anywhere.
-const ACTS: [(&str, &str, &str); 3] = [
+const ACTS: [(&str, &str, &str); 4] = [
     (
         "act1",
         "tests/scenarios/demo.scn",
@@ -26,6 +27,11 @@ const ACTS: [(&str, &str, &str); 3] = [
         "act3",
         "tests/scenarios/demo_relay.scn",
         include_str!("../../../scenarios/demo_relay.scn"),
+    ),
+    (
+        "act4",
+        "tests/scenarios/demo_both.scn",
+        include_str!("../../../scenarios/demo_both.scn"),
     ),
 ];
 
@@ -63,12 +69,13 @@ pub fn run(arguments: &Arguments, slow: f64) -> Result<bool, ReportError> {
         let artifacts = beside.join(name);
         acts.push((tell(scenario, &artifacts, arguments, slow)?, artifacts));
     }
-    let [moved, alone, relayed] = acts.as_slice() else {
+    let [moved, alone, relayed, both] = acts.as_slice() else {
         return Err(ReportError::Story("an act is missing".to_owned()));
     };
     let (moved, alone) = (&Act::gather(&moved.0, &moved.1), &Act::gather(&alone.0, &alone.1));
     let relayed = &Relayed::gather(&relayed.0, &relayed.1);
-    let html = page(moved, alone, Some(relayed))?;
+    let both = &Both::gather(&both.0, &both.1);
+    let html = page(moved, alone, Some(relayed), Some(both))?;
     std::fs::write(&arguments.report, html)
         .map_err(ReportError::io(format!("write {}", arguments.report.display())))?;
 
@@ -76,6 +83,7 @@ pub fn run(arguments: &Arguments, slow: f64) -> Result<bool, ReportError> {
         ("With agents", claims::moved(moved)),
         ("Without agents", claims::alone(alone)),
         ("Over two carriers, through a relay", relayed.claims()),
+        ("Both hosts at once", both.claims()),
     ];
     println!("\n{}", style.bold("Verdict"));
     for (title, claims) in &claims {
@@ -83,7 +91,7 @@ pub fn run(arguments: &Arguments, slow: f64) -> Result<bool, ReportError> {
         claims.iter().for_each(|claim| println!("{}", style.claim(claim)));
     }
     let problems = moved.problems.iter().chain(&alone.problems);
-    for problem in problems.chain(&relayed.problems) {
+    for problem in problems.chain(&relayed.problems).chain(&both.problems) {
         println!("\n{problem}");
     }
     let all = claims

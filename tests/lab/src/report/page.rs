@@ -3,6 +3,7 @@ use std::fmt::Write;
 
 use super::ReportError;
 use super::act::{Act, MOVER, SERVER};
+use super::both::Both;
 use super::claims::{self, Claim};
 use super::figure::{Event, Frame, figure};
 use super::handshake::Purpose;
@@ -19,7 +20,12 @@ const STYLE: &str = include_str!("page.css");
 ///
 /// # Errors
 /// A picture cannot be drawn. What an act lacks is left out or said to be missing.
-pub fn page(moved: &Act, alone: &Act, relayed: Option<&Relayed>) -> Result<String, ReportError> {
+pub fn page(
+    moved: &Act,
+    alone: &Act,
+    relayed: Option<&Relayed>,
+    both: Option<&Both>,
+) -> Result<String, ReportError> {
     let mut html = String::new();
     let _ = write!(
         html,
@@ -47,10 +53,16 @@ pub fn page(moved: &Act, alone: &Act, relayed: Option<&Relayed>) -> Result<Strin
     if let Some(relayed) = relayed {
         carriers(&mut html, relayed)?;
     }
+    if let Some(both) = both {
+        at_once(&mut html, both)?;
+    }
     timeline(&mut html, "What happened in act 1", &moved.timeline, true);
     timeline(&mut html, "What happened in act 2", &alone.timeline, false);
     if let Some(relayed) = relayed {
         timeline(&mut html, "What happened in act 3", &relayed.timeline, false);
+    }
+    if let Some(both) = both {
+        timeline(&mut html, "What happened in act 4", &both.timeline, false);
     }
     html += "<footer>Times are seconds since the story of an act began. Pictures and tables are made from the \
              captures beside this file (act1/links and so on); address lost and usable are when A's kernel said \
@@ -64,7 +76,7 @@ fn carriers(html: &mut String, relayed: &Relayed) -> Result<(), ReportError> {
     if let Some(stream) = &relayed.download {
         picture(
             html,
-            &paths(stream, relayed.cut.map(|cut| (cut, CUT)))?,
+            &paths(stream, &[(relayed.cut, format!("{CUT} is cut"))])?,
             "Bytes of each path over time",
             "Captured at A's devices: curl under mptcpize downloads from B over Wi-Fi and LTE at once. A relay on the \
              way speaks MPTCP with A and plain TCP with B, whose kernel has MPTCP switched off. When Wi-Fi is cut, \
@@ -73,6 +85,30 @@ fn carriers(html: &mut String, relayed: &Relayed) -> Result<(), ReportError> {
     }
     list(html, "Act 3: a relay between", &relayed.claims());
     for problem in &relayed.problems {
+        let _ = writeln!(html, "<p class=\"problem\">{}</p>", escape(problem));
+    }
+    Ok(())
+}
+
+/// The act in which both move.
+fn at_once(html: &mut String, both: &Both) -> Result<(), ReportError> {
+    *html += "<h2>Both hosts move at the same moment</h2>\n";
+    if let Some(stream) = &both.download {
+        let marks = [
+            (both.lost, "both are gone".to_owned()),
+            (both.back, "both are back".to_owned()),
+        ];
+        picture(
+            html,
+            &paths(stream, &marks)?,
+            "Bytes that arrive at A before and after",
+            "Captured at A's devices. A goes from a public address behind a NAPT, B from one public address to another, \
+             and nobody is where the other knows it. Both tell the mobility server where they are, A behind its NAPT is \
+             told to send the MSYN, and the same connection goes on between two other addresses.",
+        );
+    }
+    list(html, "Act 4: both hosts at once", &both.claims());
+    for problem in &both.problems {
         let _ = writeln!(html, "<p class=\"problem\">{}</p>", escape(problem));
     }
     Ok(())

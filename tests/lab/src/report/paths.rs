@@ -22,11 +22,11 @@ struct Plot<'a, 'b> {
     top: f64,
 }
 
-/// Draws the two first paths of a stream. `cut`: when one was lost, and which.
+/// Draws the two first paths of a stream. `marks`: moments and what happened then.
 ///
 /// # Errors
 /// The drawing library refuses something.
-pub fn paths(stream: &Stream, cut: Option<(f64, &str)>) -> Result<String, ReportError> {
+pub fn paths(stream: &Stream, marks: &[(Option<f64>, String)]) -> Result<String, ReportError> {
     let together = together(&stream.subflows);
     let (to, top) = together
         .last()
@@ -38,15 +38,13 @@ pub fn paths(stream: &Stream, cut: Option<(f64, &str)>) -> Result<String, Report
             top: top * 1.08,
         };
         plot.axes()?;
-        if let Some((cut, name)) = cut {
-            let x = plot.x(cut);
+        for (row, (time, what)) in marks.iter().enumerate() {
+            let Some(time) = time else { continue };
+            let x = plot.x(*time);
             dashed(canvas, (x, TOP), (x, BOTTOM), Ink::Lost, 2)?;
-            let label = format!("{name} is cut, {cut:.1} s");
-            canvas.draw(&Text::new(
-                label,
-                (x + 8, TOP + 10),
-                bold(Ink::Lost, 14, Anchor::Start),
-            ))?;
+            let label = format!("{what}, {time:.1} s");
+            let at = (x + 8, TOP + 10 + 20 * row as i32);
+            canvas.draw(&Text::new(label, at, bold(Ink::Lost, 14, Anchor::Start)))?;
         }
         plot.series(&together, Ink::Text)?;
         plot.name(0, "together", Ink::Text)?;
@@ -184,7 +182,7 @@ mod tests {
             bytes: 15,
             ..Stream::default()
         };
-        let svg = paths(&stream, Some((0.15, "wifi"))).expect("a picture");
+        let svg = paths(&stream, &[(Some(0.15), "wifi is cut".to_owned())]).expect("a picture");
         for word in ["wifi (10.1.0.2)", "lte", "together", "wifi is cut, 0.1 s"] {
             assert!(svg.contains(word), "{word}");
         }
