@@ -26,7 +26,7 @@ use crate::queue::{Held, Queue, Verdict};
 use crate::rules::{Marks, Rules};
 use crate::sessions::{Session, Sessions};
 use crate::syn::{Ends, Syn};
-use crate::sysctl::Settings;
+use crate::sysctl::{self, Settings};
 use crate::transfer::{self, Carried, Ended};
 use crate::{act, metrics, status};
 
@@ -91,6 +91,9 @@ async fn relay(config: &Config, rules: &Rules, socket: tokio::net::UnixListener)
     let (happening, mut happenings) = mpsc::channel(1024);
     let mut relay = Relay::new(config, client, happening);
     for ipv6 in [false, true] {
+        if ipv6 && !sysctl::has_ipv6() {
+            continue;
+        }
         let address = act::listener_address(ipv6, config.listen_port);
         let listener = act::listen(address, relay.marks.own).with_context(|| {
             format!(

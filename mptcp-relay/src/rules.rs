@@ -17,6 +17,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 
 use crate::config::Config;
+use crate::sysctl;
 
 /// Where the listeners are: an address of the loopback device that nobody else uses.
 pub const LISTENERS_V4: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
@@ -306,6 +307,9 @@ impl Rules {
     fn routes(&self, add: bool) -> Result<(), RulesError> {
         let mark = format!("{0:#x}/{0:#x}", self.marks.local);
         for family in ["-4", "-6"] {
+            if family == "-6" && !sysctl::has_ipv6() {
+                continue;
+            }
             let everything = if family == "-4" { "0.0.0.0/0" } else { "::/0" };
             let rule = [
                 family,

@@ -8,6 +8,11 @@ use std::path::{Path, PathBuf};
 
 const FILE: &str = "settings.json";
 
+/// Whether this host has IPv6: it may be switched off, or not be there at all.
+pub fn has_ipv6() -> bool {
+    read("net.ipv6.conf.lo.disable_ipv6").as_deref() == Some("0")
+}
+
 /// What the relay has found before it came, by name.
 #[derive(Debug, Default)]
 pub struct Settings {

@@ -131,6 +131,18 @@ fn a_relay_that_starts_after_a_crash_replaces_what_was_left() {
 }
 
 #[test]
+fn a_host_without_ipv6_relays_ipv4() {
+    let place = Place::new();
+    place.set("r", "net/ipv6/conf/all/disable_ipv6", "1");
+    let before = place.tables();
+    let relay = place.relay("");
+    drop(talks(&place, 7000));
+    assert_eq!(place.counted("counters", "multipath"), 1);
+    relay.signal(Signal::SIGTERM);
+    assert_eq!(place.tables(), before);
+}
+
+#[test]
 fn a_syn_with_malformed_mptcp_options_is_no_question_to_the_server() {
     let place = Place::new();
     let _relay = place.relay("");
