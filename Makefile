@@ -56,7 +56,7 @@ sim: setup
 	$(TARGET)/debug/lab sim --seeds $(SEEDS)
 
 bench: root setup
-	cargo build --release -p host-agent -p lab
+	cargo build --release -p host-agent -p mptcp-relay -p lab
 	$(TARGET)/release/lab bench
 
 fuzz: setup

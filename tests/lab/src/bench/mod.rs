@@ -5,7 +5,7 @@
 //! 2. [`pair`] starts one program at each end of the connections ([`traffic`], or [`short`] for connections that
 //!    come and go) and tells them what to do; they note when bytes reach them, by the machine's monotonic clock.
 //! 3. [`moves`] takes addresses away and gives others by [`netlink`], with an eye on the same clock;
-//!    [`throughput`] and [`rate`] measure in turns, with and without agents.
+//!    [`throughput`] and [`rate`] measure in turns, with and without agents, and [`relayed`] what can stand between a terminal and a server.
 //! 4. [`table`] prints what was found, and [`Outcome`] keeps it as JSON.
 pub mod clock;
 pub mod command;
@@ -13,6 +13,7 @@ pub mod moves;
 pub mod netlink;
 pub mod pair;
 pub mod rate;
+pub mod relayed;
 pub mod short;
 pub mod surroundings;
 pub mod table;
@@ -30,7 +31,7 @@ use crate::agents::Agents;
 use crate::machine::{Claim, sweep};
 
 /// What can be measured, in this order.
-pub const ROWS: [&str; 5] = ["move", "single", "many", "throughput", "rate"];
+pub const ROWS: [&str; 6] = ["move", "single", "many", "throughput", "rate", "relay"];
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -50,6 +51,7 @@ pub struct Outcome {
     pub many: Vec<moves::Cell>,
     pub throughput: Vec<throughput::Comparison>,
     pub rate: Vec<throughput::Comparison>,
+    pub relay: Vec<throughput::Comparison>,
 }
 
 /// What is being measured now, for whoever has to tidy up.
@@ -91,7 +93,8 @@ pub fn run(options: &Options) -> Result<Outcome, String> {
             "single" => moves::measure_single(&bench).map(|cells| outcome.single = cells),
             "many" => moves::measure_many(&bench).map(|cells| outcome.many = cells),
             "throughput" => throughput::measure(&bench).map(|rows| outcome.throughput = rows),
-            _ => rate::measure(&bench).map(|rows| outcome.rate = rows),
+            "rate" => rate::measure(&bench).map(|rows| outcome.rate = rows),
+            _ => relayed::measure(&bench).map(|rows| outcome.relay = rows),
         };
         *lock(&held) = None;
         let released = sweep::release(&claim, true).map_err(|error| format!("cannot tidy up: {error}"));

@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::clock;
+use crate::apps::sockets;
 
 /// So many ports share the load: closed connections occupy their tuple for a minute.
 pub const PORTS: u16 = 16;
@@ -18,6 +19,8 @@ pub struct Description {
     /// The first of [`PORTS`] ports, to connect to or to listen on.
     pub address: SocketAddr,
     pub serve: bool,
+    /// The client asks for MPTCP.
+    pub mptcp: bool,
 }
 
 /// What a client yields for every line `rate MS`.
@@ -67,7 +70,7 @@ pub fn run(description: &Description) -> Result<(), String> {
         };
         while clock::now() < until {
             next = (next + 1) % PORTS;
-            match ask(port(next)) {
+            match ask(port(next), description.mptcp) {
                 Ok(()) => rate.connections += 1,
                 Err(_) => rate.failures += 1,
             }
@@ -87,8 +90,8 @@ fn answer(mut stream: &TcpStream) -> io::Result<()> {
     stream.read(&mut word).map(drop)
 }
 
-fn ask(to: SocketAddr) -> io::Result<()> {
-    let mut stream = TcpStream::connect(to)?;
+fn ask(to: SocketAddr, mptcp: bool) -> io::Result<()> {
+    let mut stream = sockets::connect(to, mptcp)?;
     stream.set_nodelay(true)?;
     let mut word = [0x61; WORD];
     stream.write_all(&word)?;

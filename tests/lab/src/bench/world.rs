@@ -240,7 +240,13 @@ impl World {
     pub fn serve_short(&mut self) -> Result<Pair, String> {
         let address = SocketAddr::new(IpAddr::V4(self.server_address()), self.next_port);
         self.next_port += 100;
-        let program = |serve| Program::Short(super::short::Description { address, serve });
+        let program = |serve| {
+            Program::Short(super::short::Description {
+                address,
+                serve,
+                mptcp: false,
+            })
+        };
         Ok(Pair {
             server: End::start(&self.server, &program(true))?,
             client: End::start(&self.phone, &program(false))?,
@@ -272,7 +278,7 @@ impl World {
     }
 }
 
-fn station(bench: &Bench, name: &str) -> Result<Station, String> {
+pub(super) fn station(bench: &Bench, name: &str) -> Result<Station, String> {
     let made = || -> Result<Station, MachineError> {
         let station = Station::create(&bench.claim, name)?;
         let settings = [
@@ -295,7 +301,7 @@ fn station(bench: &Bench, name: &str) -> Result<Station, String> {
     made().map_err(|error| error.to_string())
 }
 
-fn join(device: &str, near: &Station, far: &Station) -> Result<(), MachineError> {
+pub(super) fn join(device: &str, near: &Station, far: &Station) -> Result<(), MachineError> {
     let first = [
         "link",
         "add",
