@@ -24,7 +24,7 @@ pub struct Made {
     pub certificate: String,
     /// The configuration file.
     pub config: String,
-    /// The first enrolment token; none with a store that only the running server can write.
+    /// The first enrolment token; none for one who joins, or with a store that only the running server can write.
     pub token: Option<String>,
     /// URLs told to members.
     pub servers: Vec<String>,
@@ -77,6 +77,8 @@ pub async fn run(
     let token = match config.store.backend {
         // Gone before the server starts.
         Backend::Memory => None,
+        // A deployment that is there gives tokens itself; its running server has the store for itself.
+        _ if join => None,
         Backend::Sled | Backend::Redis => {
             let store = drive::open_store(config).await?;
             let allowed = stored::Token {
