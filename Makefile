@@ -3,7 +3,7 @@
 #   demo      a download and an ssh session move from one NAPT to another; report in target/demo/report.html
 #   test      everything: unit, property, BPF and scenario tests
 #   matrix    one story for every combination of NAPTs, mover, family and program; table in target/matrix
-#   chaos     a random walk under real programs: SEED=… MINUTES=…; needs redis-server and postgresql
+#   chaos     a random walk under real programs: SEED=… MINUTES=… BOTH=1; needs redis-server and postgresql
 #   sim       SEEDS stories of wandering hosts for the protocol core, under a virtual clock; needs no root
 #   bench     how long a move takes, and what translation costs; minutes
 #   fuzz      the parsers under cargo-fuzz, FUZZ_SECONDS each; needs cargo-fuzz and a nightly toolchain
@@ -49,7 +49,7 @@ matrix: root build
 
 chaos: root build
 	$(TARGET)/debug/lab chaos --agent-binary $(TARGET)/debug/host-agent --directory $(TARGET)/chaos \
-		$(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),10)
+		$(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),10) $(if $(BOTH),--both)
 
 sim: setup
 	cargo build -p lab

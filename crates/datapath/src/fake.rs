@@ -106,6 +106,8 @@ pub struct FakeDatapath {
     pub heartbeat_limit: Duration,
     /// Sends fail as if there were no route.
     pub unreachable: bool,
+    /// How often all sockets were looked at for plain connections.
+    pub listings: u32,
     connections: BTreeMap<Tuple, Connection>,
     sessions: BTreeMap<Tuple, Session>,
     tokens: BTreeMap<Token, Vec<TokenEntry>>,

@@ -24,8 +24,11 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::config::{EnrolWord, OfferedPrefix};
 
-/// How often plain connections are listed.
+/// How often plain connections are listed, where there are few.
 const LISTING: Duration = Duration::from_secs(5);
+/// Listing looks at every socket. So many plain connections make it rarer by as much again, up to a point.
+const FEW: usize = 2000;
+const RAREST: u32 = 12;
 /// After a line has opened, the first time.
 const SOON: Duration = Duration::from_millis(200);
 /// How old a list may be that offers are compared with.
@@ -98,7 +101,13 @@ impl<D: Datapath> Agent<D> {
         self.enrolment.asked.retain(|_, at| now.since(*at) < ASK_AGAIN);
         self.enrolment.pending.clear();
         self.note_closed(now);
-        for identity in self.plain(now) {
+        if !self.anybody_to_ask() {
+            return;
+        }
+        let plain = self.plain(now);
+        let rarer = 1 + u32::try_from(plain.len() / FEW).unwrap_or(u32::MAX - 1);
+        self.enrolment.next_listing = now + LISTING * rarer.min(RAREST);
+        for identity in plain {
             let peer = identity.remote.address;
             if self.network.device_of(identity.local.address).is_none() {
                 continue;
@@ -115,6 +124,12 @@ impl<D: Datapath> Agent<D> {
                 None => self.ask_for_an_agent(peer, now),
             }
         }
+    }
+
+    /// Whether anybody is known, or named, who might take a connection up.
+    fn anybody_to_ask(&self) -> bool {
+        let named = || self.enrolment.prefixes.iter().any(|(.., offered)| *offered);
+        self.pairs.all().next().is_some() || (self.enrolment.word == EnrolWord::Offered && named())
     }
 
     fn plain(&mut self, now: Timestamp) -> Vec<Tuple> {

@@ -147,3 +147,13 @@ fn a_packet_that_cannot_be_sent_is_counted_and_sent_again() {
     world.assert_resumed(connection, "192.168.7.9", "203.0.113.3");
     world.assert_data_flows(connection);
 }
+
+#[test]
+fn a_host_that_has_met_no_agent_does_not_look_at_all_its_sockets() {
+    let mut world = World::new();
+    world.run(millis(20_000));
+    assert_eq!(world.a.agent.datapath.listings, 0);
+    world.connect();
+    world.run(millis(20_000));
+    assert!(world.a.agent.datapath.listings > 0, "now it has");
+}

@@ -207,6 +207,7 @@ impl Datapath for FakeDatapath {
     }
 
     fn plain(&mut self) -> Vec<Tuple> {
+        self.listings += 1;
         let offered = |identity: &Tuple| {
             self.connections.contains_key(identity) || self.sessions.contains_key(identity)
         };

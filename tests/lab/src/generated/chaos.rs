@@ -1,10 +1,10 @@
 //! One long story that a seed draws.
 //!
 //! A host wanders between two NAPTs and an address in the open while ssh, curl, iperf3, psql, redis and the
-//! laboratory's own programs talk to another one, which wanders too, between two addresses in the open, sometimes at
-//! the very same moment. On the way links lose segments, go down and come back, NAPTs forget everything, agents are
-//! killed on both sides, the first host's old address is taken by somebody else, who uses the same services. Every
-//! byte is checked. The same seed draws the same story.
+//! laboratory's own programs talk to another one; that one wanders too if asked for, between two addresses in the open,
+//! sometimes at the very same moment. On the way links lose segments, go down and come back, NAPTs forget everything,
+//! agents are killed on both sides, the first host's old address is taken by somebody else, who uses the same
+//! services. Every byte is checked. The same seed draws the same story.
 //!
 //! Each chapter ends with an answer from every interactive program: a connection that has stalled for good is
 //! noticed there, not at the end.
@@ -53,8 +53,9 @@ link   dock   B=203.0.113.2/24    hub=203.0.113.1/24    down
 link   hall   S=10.8.8.2/24       hub=10.8.8.1/24
 
 agent  A B
-server M on S store.backend=memory
 "#;
+/// Brings the hosts together when both have moved.
+const SERVER: &str = "server M on S store.backend=memory\n";
 
 /// The walk: what has been written, the time, and where everybody is.
 struct Walk {
@@ -65,6 +66,7 @@ struct Walk {
     here: usize,
     /// The server's host is not where its clients look for it.
     away: bool,
+    both: bool,
     stolen: bool,
     questions: u64,
     lines: u64,
@@ -162,7 +164,7 @@ impl Walk {
 
     fn chapter(&mut self) {
         let (link, napt) = PLACES[self.here];
-        match self.dice.roll(10) {
+        match self.dice.roll(if self.both { 10 } else { 7 }) {
             0 | 1 => self.travel(),
             7 => self.other_travels(),
             8 => {
@@ -232,17 +234,19 @@ impl Walk {
 }
 
 /// The story that a seed draws.
-pub fn story(seed: u64, minutes: f64, programs: &Path) -> String {
+pub fn story(seed: u64, minutes: f64, both: bool, programs: &Path) -> String {
+    let server = if both { SERVER } else { "" };
     let end = (minutes * 60_000.0) as u64;
     let mut walk = Walk {
         dice: Dice(seed),
         story: format!(
-            "title  Chaos, drawn by seed {seed}\nlimit  {}s\n{NETWORK}\n",
+            "title  Chaos, drawn by seed {seed}\nlimit  {}s\n{NETWORK}{server}\n",
             end * 3 / 1000 + 600
         ),
         now: 3000,
         here: 0,
         away: false,
+        both,
         stolen: false,
         questions: 0,
         lines: 0,
@@ -307,6 +311,9 @@ pub struct Arguments {
     /// How long the walk is
     #[arg(long, default_value_t = 2.0)]
     pub minutes: f64,
+    /// The other host moves too
+    #[arg(long)]
+    pub both: bool,
     /// Where the story and what it leaves go
     #[arg(long, value_name = "DIR", default_value = "target/chaos")]
     pub directory: PathBuf,
@@ -332,7 +339,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     let programs = directory.join("chaos.sh");
     std::fs::write(&programs, PROGRAMS).map_err(failed)?;
     let file = directory.join(format!("chaos-{seed}.scn"));
-    std::fs::write(&file, story(seed, arguments.minutes, &programs)).map_err(failed)?;
+    std::fs::write(&file, story(seed, arguments.minutes, arguments.both, &programs)).map_err(failed)?;
     println!(
         "chaos: SEED={seed} MINUTES={}  {}",
         arguments.minutes,
@@ -361,15 +368,18 @@ mod tests {
     #[test]
     fn every_seed_draws_a_story_that_can_be_read_and_the_same_one_again() {
         for seed in 0..50 {
-            let drawn = story(seed, 10.0, Path::new("chaos.sh"));
+            let drawn = story(seed, 10.0, seed % 2 == 1, Path::new("chaos.sh"));
             let mistakes = crate::language::parse("chaos", &drawn).err();
             assert!(
                 mistakes.is_none(),
                 "seed {seed}: {}\n{drawn}",
                 mistakes.unwrap_or_default()[0]
             );
-            assert_eq!(drawn, story(seed, 10.0, Path::new("chaos.sh")));
+            assert_eq!(drawn, story(seed, 10.0, seed % 2 == 1, Path::new("chaos.sh")));
         }
-        assert_ne!(story(1, 1.0, Path::new("x")), story(2, 1.0, Path::new("x")));
+        assert_ne!(
+            story(1, 1.0, false, Path::new("x")),
+            story(2, 1.0, false, Path::new("x"))
+        );
     }
 }
