@@ -1,5 +1,6 @@
 //! Messages of `mobility.v1` to values of the rules and back. What cannot be a value is malformed, with the reason.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -152,8 +153,8 @@ pub fn behaviour(behaviour: MappingBehaviour) -> pb::mapping::Behaviour {
     }
 }
 
-/// The message of a destination.
-pub fn destination_message(destination: Destination) -> pb::ServerMessage {
+/// The message of a destination. `leg_keys`: by label, the receiver's own.
+pub fn destination_message(destination: Destination, leg_keys: HashMap<u64, Vec<u8>>) -> pb::ServerMessage {
     let action = match destination.action {
         DestinationAction::SendMsyn => pb::destination::Action::SendMsyn,
         DestinationAction::AwaitMsyn => pb::destination::Action::AwaitMsyn,
@@ -188,7 +189,7 @@ pub fn destination_message(destination: Destination) -> pb::ServerMessage {
             behaviour: behaviour(destination.peer_mapping.behaviour).into(),
             outside_address: outside.map(address_bytes).unwrap_or_default(),
         }),
-        leg_key: Vec::new(),
+        leg_keys,
     }))
 }
 

@@ -21,12 +21,13 @@ use tonic::transport::Server;
 use crate::act::Prober;
 use crate::config::{Backend, Config};
 use crate::counters::Counters;
+use crate::leases::Leases;
 use crate::limits::Limiter;
 use crate::log::LogHandle;
 use crate::members::Members;
 use crate::pairs::Pairs;
 use crate::registry::Registry;
-use crate::service::{Relays, Routes, Shared, Tunnels};
+use crate::service::{Routes, Shared, Tunnels};
 use crate::watch::{Connection, Door};
 use crate::{control, metrics};
 
@@ -80,7 +81,7 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// Something cannot be opened at the start.
 pub async fn run(config: Config, path: Option<std::path::PathBuf>, log: LogHandle) -> anyhow::Result<()> {
     let bundle = config.authority.join("ca.pem");
-    let authority = Authority::load(&config.authority)?;
+    let authority = Arc::new(Authority::load(&config.authority)?);
     let tls = towards_members(&config.identity, &bundle)?;
     metrics::serve(config.metrics)?;
     let store = open_store(&config).await?;
@@ -89,10 +90,12 @@ pub async fn run(config: Config, path: Option<std::path::PathBuf>, log: LogHandl
     let counters = Arc::new(Counters::default());
     let registry = Arc::new(Registry::default());
     let prober = Arc::new(Prober::new(limiter.clone(), counters.clone()));
+    let relays = Arc::new(Leases::new(authority.clone(), counters.clone()));
     let pairs = Pairs::new(
         store.clone(),
         registry.clone(),
         prober,
+        relays.clone(),
         counters.clone(),
         config.rules(),
     );
@@ -122,7 +125,7 @@ pub async fn run(config: Config, path: Option<std::path::PathBuf>, log: LogHandl
     let control_socket = control::bind(&config.control_socket).await?;
     let shared = Arc::new(Shared {
         members: Members::new(store.clone()),
-        relays: Relays::default(),
+        relays,
         tunnels: Tunnels::default(),
         reload: tokio::sync::Notify::new(),
         stopping: CancellationToken::new(),

@@ -13,6 +13,7 @@ pub mod counters;
 pub mod doctor;
 pub mod drive;
 pub mod init;
+pub mod leases;
 pub mod limits;
 pub mod log;
 pub mod members;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use datapath::{Datapath, Source};
-use migration::{Event, Timestamp};
+use migration::{Attempt, Event, Timestamp};
 use wire::tuple::{Endpoint, Tuple};
 
 use super::*;
@@ -169,7 +169,10 @@ impl<D: Datapath> Agent<D> {
             return;
         };
         match peer {
-            Some(peer) => self.try_to(identity, way, vec![peer], true, now),
+            Some(peer) => {
+                let local = self.reported_from(identity, way.source, peer);
+                self.try_from(identity, way, local, vec![peer], true, now);
+            }
             None => {
                 let last = managed.machine.wire().remote;
                 self.try_to(identity, way, vec![last], false, now);
@@ -183,6 +186,37 @@ impl<D: Datapath> Agent<D> {
         &mut self,
         identity: Tuple,
         way: WayOut,
+        candidates: Vec<Endpoint>,
+        command: bool,
+        now: Timestamp,
+    ) {
+        self.try_from(identity, way, None, candidates, command, now);
+    }
+
+    /// The endpoint that the servers were told, while an attempt is under way from there: a peer behind a NAPT of its own
+    /// lets in nothing but what comes from where it was told to send.
+    fn reported_from(&self, identity: Tuple, source: IpAddr, peer: Endpoint) -> Option<Endpoint> {
+        let managed = self.sessions.get(&identity)?;
+        let keys = managed.keys();
+        let report = self.reporting.report_of(&keys.pair_id)?;
+        let label = keys.keys.label();
+        let named = report.connections.iter().find(|ports| ports.label == label)?;
+        let port = u16::try_from(named.source_port_after)
+            .ok()
+            .filter(|port| *port != 0)?;
+        let local = Endpoint::new(source, port);
+        let attempts = managed.machine.attempts();
+        let ours = attempts.iter().any(|attempt| attempt.from == local);
+        let used = |attempt: &Attempt| attempt.from == local && attempt.destinations().contains(&peer);
+        (ours && !attempts.iter().any(used)).then_some(local)
+    }
+
+    /// The same; `from` is one of ours from which something else is tried already.
+    fn try_from(
+        &mut self,
+        identity: Tuple,
+        way: WayOut,
+        from: Option<Endpoint>,
         candidates: Vec<Endpoint>,
         command: bool,
         now: Timestamp,
@@ -204,7 +238,7 @@ impl<D: Datapath> Agent<D> {
         if tcp.bound != 0 && tcp.bound != way.path.ifindex {
             return;
         }
-        let Some(local) = self.ports.take(way.source) else {
+        let Some(local) = from.or_else(|| self.ports.take(way.source)) else {
             if !std::mem::replace(&mut self.ports_short, true) {
                 tracing::error!("every wire port is in use; widen `wire_ports`");
             }

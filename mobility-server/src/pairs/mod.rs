@@ -24,6 +24,7 @@ pub use self::alarm::Alarm;
 use crate::act::Prober;
 use crate::convert;
 use crate::counters::Counters;
+use crate::leases::Leases;
 use crate::registry::Registry;
 
 /// How long a record outlives the last thing in it that can expire.
@@ -54,6 +55,7 @@ pub struct Pairs {
     store: SharedStore,
     registry: Arc<Registry>,
     prober: Arc<Prober>,
+    leases: Arc<Leases>,
     counters: Arc<Counters>,
     alarm: Alarm,
     rules: Rules,
@@ -73,6 +75,7 @@ impl Pairs {
         store: SharedStore,
         registry: Arc<Registry>,
         prober: Arc<Prober>,
+        leases: Arc<Leases>,
         counters: Arc<Counters>,
         rules: Rules,
     ) -> Arc<Self> {
@@ -80,6 +83,7 @@ impl Pairs {
             store,
             registry,
             prober,
+            leases,
             counters,
             alarm: Alarm::default(),
             rules,
@@ -309,8 +313,14 @@ impl Pairs {
                     peer = %destination.peer_address, "destination"
                 );
                 self.counters.count("destinations");
+                let leased = destination.connections.iter();
+                let leg_keys = leased.filter_map(|connection| {
+                    let key = self.leases.leg_key(&connection.lease?, &agent.0);
+                    Some((connection.label, key.as_bytes().to_vec()))
+                });
+                let leg_keys = leg_keys.collect();
                 self.registry
-                    .tell(&agent, &convert::destination_message(*destination));
+                    .tell(&agent, &convert::destination_message(*destination, leg_keys));
                 if self.is_shared() && origin != Origin::Note(&agent) {
                     self.note(&agent, touched(key)).await?;
                 }
@@ -350,11 +360,26 @@ impl Pairs {
                     }
                 });
             }
-            ServerAction::AskProxy { decision, .. } => {
+            ServerAction::AskProxy { decision, from, .. } if self.leases.is_nobody(1, from) => {
                 self.counters.count("proxy_unavailable");
                 events.push(ServerEvent::ProxyAnswered {
                     decision,
                     grants: Vec::new(),
+                });
+            }
+            ServerAction::AskProxy {
+                decision,
+                labels,
+                from,
+            } => {
+                let (pairs, key) = (self.clone(), key.clone());
+                // What both ends were told meanwhile goes on.
+                tokio::spawn(async move {
+                    let grants = pairs.leases.ask(&key, &labels, from).await;
+                    let event = ServerEvent::ProxyAnswered { decision, grants };
+                    if let Err(error) = pairs.apply_later(key.clone(), event).await {
+                        tracing::warn!(%error, pair = %key.pair, "what a proxy has granted is lost");
+                    }
                 });
             }
             ServerAction::NoWay => {

@@ -244,6 +244,7 @@ fn decision_message(decision: &Decision) -> stored::Decision {
                 label: grant.label,
                 first: Some(endpoint_message(grant.legs[0])),
                 second: Some(endpoint_message(grant.legs[1])),
+                lease_id: grant.lease.to_vec(),
             })
             .collect(),
     }
@@ -254,6 +255,7 @@ fn decision_value(message: stored::Decision) -> Option<Decision> {
         Some(ProxyGrant {
             label: grant.label,
             legs: [endpoint(grant.first)?, endpoint(grant.second)?],
+            lease: grant.lease_id.try_into().ok()?,
         })
     };
     Some(Decision {

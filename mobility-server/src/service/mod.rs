@@ -28,6 +28,7 @@ use tower::{Service, ServiceExt};
 
 use crate::config::Config;
 use crate::counters::Counters;
+use crate::leases::Leases;
 use crate::limits::Limiter;
 use crate::members::Members;
 use crate::pairs::Pairs;
@@ -39,7 +40,7 @@ pub struct Shared {
     /// As it was read at the start.
     pub config: Config,
     /// Signs certificates.
-    pub authority: Authority,
+    pub authority: Arc<Authority>,
     /// Where things are kept.
     pub store: SharedStore,
     /// The pairs.
@@ -49,7 +50,7 @@ pub struct Shared {
     /// Who may come in.
     pub members: Members,
     /// Proxies and relays.
-    pub relays: relays::Relays,
+    pub relays: Arc<Leases>,
     /// Tunnels under way.
     pub tunnels: tunnel::Tunnels,
     /// Limits.
@@ -70,7 +71,6 @@ pub struct Shared {
     pub reload: tokio::sync::Notify,
 }
 
-pub use relays::Relays;
 pub use tunnel::Tunnels;
 
 impl Shared {

@@ -1,8 +1,7 @@
 //! Proxies and relays: each has a stream here as long as it serves.
 
-use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use futures_util::Stream;
 use identity::MemberRole;
@@ -15,29 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Shared, first};
 use crate::config::Config;
-
-/// Who serves.
-#[derive(Default)]
-pub struct Relays {
-    serving: Mutex<HashMap<u64, pb::RelayRow>>,
-}
-
-impl Relays {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, pb::RelayRow>> {
-        self.serving.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// All of them.
-    pub fn all(&self) -> Vec<pb::RelayRow> {
-        self.lock().values().cloned().collect()
-    }
-
-    fn update(&self, id: u64, change: impl FnOnce(&mut pb::RelayRow)) {
-        if let Some(row) = self.lock().get_mut(&id) {
-            change(row);
-        }
-    }
-}
+use crate::leases::BACKLOG;
 
 pub(super) struct RelaysService(pub(super) Arc<Shared>);
 
@@ -50,12 +27,12 @@ impl pb::relays_server::Relays for RelaysService {
         request: Request<Streaming<pb::RelayMessage>>,
     ) -> Result<Response<Self::ServeStream>, Status> {
         let (_, member) = self.0.member(&request, &[MemberRole::Proxy, MemberRole::Relay])?;
-        let (out, orders) = mpsc::channel(16);
+        let (out, orders) = mpsc::channel(BACKLOG);
         let shared = self.0.clone();
         tokio::spawn(async move {
             let id = rand::random();
             let ended = serve(&shared, &member.uri, id, request.into_inner(), &out).await;
-            shared.relays.lock().remove(&id);
+            shared.relays.leave(id);
             if let Err(status) = ended {
                 let _ = out.try_send(Err(status));
             }
@@ -75,25 +52,11 @@ async fn serve(
     let Some(Says::Hello(hello)) = first(&mut incoming, patience).await?.body else {
         return Err(Status::invalid_argument("the first message must be Hello"));
     };
-    if hello.addresses.len() > 64
-        || hello
-            .addresses
-            .iter()
-            .any(|address| crate::convert::address(address).is_err())
-    {
-        return Err(Status::invalid_argument("1 to 64 addresses of 4 or 16 bytes"));
-    }
-    shared.relays.lock().insert(
-        id,
-        pb::RelayRow {
-            relay: uri.to_owned(),
-            kind: hello.kind,
-            addresses: hello.addresses,
-            connections: 0,
-            capacity: hello.capacity,
-            draining: hello.draining,
-        },
-    );
+    shared
+        .relays
+        .enter(id, uri, hello, out.clone())
+        .map_err(Status::invalid_argument)?;
+    tracing::info!(relay = uri, "serves");
     let order = |body| Ok(pb::RelayOrder { body: Some(body) });
     let welcome = Hears::Welcome(pb::RelayWelcome {
         version: 1,
@@ -107,12 +70,12 @@ async fn serve(
                 if shared.members.is_revoked(uri) {
                     return Err(Status::permission_denied("the certificate is no longer valid here"));
                 }
-                // Nothing is leased by this release: answers about leases are about none.
-                if let Some(Says::Load(load)) = message.body {
-                    shared.relays.update(id, |row| {
-                        row.connections = load.connections;
-                        row.draining = load.draining;
-                    });
+                match message.body {
+                    Some(Says::Load(load)) => shared.relays.load(id, &load),
+                    Some(Says::Answer(answer)) => shared.relays.answered(id, answer),
+                    Some(Says::Ended(ended)) => shared.relays.ended(id, &ended),
+                    // Whoever has moved reports it himself.
+                    Some(Says::Moved(_) | Says::Hello(_) | Says::Pong(_)) | None => {}
                 }
             }
             () = shared.stopping.cancelled() => {

@@ -108,6 +108,8 @@ pub struct ProxyGrant {
     pub label: u64,
     /// Where each end sends to, in the order of the record's ends.
     pub legs: [Endpoint; 2],
+    /// Names the lease at the proxy.
+    pub lease: [u8; 16],
 }
 
 /// Something the server must do.
@@ -151,6 +153,8 @@ pub enum ServerAction {
         decision: u64,
         /// Labels of the connections.
         labels: Vec<u64>,
+        /// From where each end's MSYN will come, in the order of the record's ends.
+        from: [IpAddr; 2],
     },
     /// Every try was made; both ends wait. For the log and a counter.
     NoWay,
@@ -244,6 +248,8 @@ pub struct ConnectionDestination {
     pub destination: u16,
     /// The connection's label; 0: none.
     pub label: u64,
+    /// At a proxy: the lease, from which the receiver's leg key follows.
+    pub lease: Option<[u8; 16]>,
 }
 
 /// A report is stored and its peer has not been matched.

@@ -6,7 +6,7 @@ use wire::Endpoint;
 
 use super::ports::{self, Matched};
 use super::record::{End, Reachability};
-use super::report::{Mapping, Report};
+use super::report::{Mapping, MappingBehaviour, Report};
 
 /// What was found out about an end, for the agents.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -110,7 +110,7 @@ pub fn standing(end: &End, peer: Option<&Report>) -> Option<Standing> {
                 claimed
             },
             observed: held.observed,
-            mapping: held.report.mapping,
+            mapping: mapping(held.report.mapping, position, held.local, held.observed),
             arrival: held.arrival,
         });
     }
@@ -126,9 +126,25 @@ pub fn standing(end: &End, peer: Option<&Report>) -> Option<Standing> {
         position,
         address: stream.observed.address,
         observed: stream.observed,
-        mapping: Mapping::default(),
+        mapping: mapping(Mapping::default(), position, stream.local, stream.observed),
         arrival: 0,
     })
+}
+
+/// How the NAPT in front of an end maps: as its probes have said, or else as its own stream shows. A stream that kept its
+/// port through a NAPT is one example only; when it misleads, the try fails and the next one follows.
+fn mapping(reported: Mapping, position: Position, local: Endpoint, observed: Endpoint) -> Mapping {
+    if reported.behaviour != MappingBehaviour::Unknown || position != Position::Napt {
+        return reported;
+    }
+    let behaviour = match local.port == observed.port {
+        true => MappingBehaviour::PortPreserving,
+        false => MappingBehaviour::Unknown,
+    };
+    Mapping {
+        behaviour,
+        outside: Some(observed.address),
+    }
 }
 
 /// Where both ends were before the move, by the three comparisons of 3.1.2.

@@ -33,6 +33,7 @@ pub fn step(
         rules,
         now,
         out: ServerActions::new(),
+        failed: None,
     };
     match event {
         ServerEvent::ReportHeard {
@@ -82,6 +83,8 @@ pub(super) struct Turn<'a> {
     rules: &'a Rules,
     now: Timestamp,
     out: ServerActions,
+    /// The decision that has failed in this step.
+    failed: Option<Decision>,
 }
 
 /// Two ends that can be brought together.
@@ -227,15 +230,19 @@ impl Turn<'_> {
         else {
             return;
         };
-        if decision.what != Try::Proxy || !decision.grants.is_empty() {
+        if !decision.grants.is_empty() {
             return;
         }
-        if grants.is_empty() {
-            return self.escalate();
+        match decision.what {
+            Try::Proxy if grants.is_empty() => self.escalate(),
+            Try::Proxy => {
+                decision.grants = grants;
+                decision.made = self.now;
+                self.tell_both();
+            }
+            // Kept for the case that the direct try fails.
+            _ => decision.grants = grants,
         }
-        decision.grants = grants;
-        decision.made = self.now;
-        self.tell_both();
     }
 
     fn timer_fired(&mut self) {
@@ -315,14 +322,21 @@ impl Turn<'_> {
         self.record.tried.push(what);
         self.record.decisions += 1;
         let number = self.record.decisions;
-        if what == Try::Proxy {
+        // A proxy that was asked beside the direct try has answered by now, or it is asked again.
+        let ready = match what {
+            Try::Proxy => self.granted_for(&found),
+            _ => Vec::new(),
+        };
+        let asks = match what {
+            Try::Proxy => ready.is_empty(),
+            // So that it costs no wait when the direct try fails.
+            Try::Simultaneous | Try::SameNapt => true,
+            Try::Send(_) => false,
+        };
+        let tells = what != Try::Proxy || !ready.is_empty();
+        if !tells {
             // Nothing can be told before the proxy has answered, and what was told before has failed.
             self.drop_decision(&Side::BOTH);
-            let labels = self.labels(&found);
-            self.out.push(ServerAction::AskProxy {
-                decision: number,
-                labels,
-            });
         }
         self.record.decision = Some(Decision {
             number,
@@ -330,17 +344,43 @@ impl Turn<'_> {
             what,
             counters: found.counters,
             labels: self.record.narrowed.clone(),
-            grants: Vec::new(),
+            grants: ready,
         });
-        if what != Try::Proxy {
+        if tells {
             self.tell_both();
+        }
+        if asks {
+            let labels = self.labels(&found);
+            let from = [0, 1].map(|at| found.standings[at].observed.address);
+            self.out.push(ServerAction::AskProxy {
+                decision: number,
+                labels,
+                from,
+            });
+        }
+    }
+
+    /// What a proxy has granted beside the try that has failed, for the same reports and connections.
+    fn granted_for(&self, found: &Match) -> Vec<ProxyGrant> {
+        let kept = self.record.decision.as_ref().or(self.failed.as_ref());
+        let same = kept.filter(|kept| kept.counters == found.counters && kept.what != Try::Proxy);
+        let grants = same.map(|kept| kept.grants.clone()).unwrap_or_default();
+        let wanted = self.labels(found);
+        let granted: Vec<ProxyGrant> = grants
+            .into_iter()
+            .filter(|grant| wanted.contains(&grant.label))
+            .collect();
+        match granted.len() == wanted.len() {
+            true => granted,
+            false => Vec::new(),
         }
     }
 
     /// What is in force has failed.
     fn escalate(&mut self) {
         let told: Vec<Side> = self.told().map(|_| Side::BOTH.to_vec()).unwrap_or_default();
-        let number = self.record.decision.take().map(|decision| decision.number);
+        self.failed = self.record.decision.take();
+        let number = self.failed.as_ref().map(|decision| decision.number);
         self.decide();
         if self.told().is_none()
             && let Some(number) = number

@@ -22,10 +22,8 @@ impl Turn<'_> {
             Try::SameNapt => DestinationAction::SameNapt,
             Try::Proxy => DestinationAction::Proxy,
         };
-        let proxy = decision
-            .grants
-            .first()
-            .map(|grant| grant.legs[side.index()].address);
+        let grants = decision.grants.iter().filter(|_| decision.what == Try::Proxy);
+        let proxy = grants.map(|grant| grant.legs[side.index()].address).next();
         let (self_before, peer_before) = self.found_before(side, &found);
         Some(Destination {
             pair: self.record.key.pair,
@@ -98,18 +96,19 @@ impl Turn<'_> {
                 port => port,
             },
         };
-        let destination = match decision.what {
+        let (destination, lease) = match decision.what {
             Try::Proxy => {
                 let grant = decision.grants.iter().find(|grant| grant.label == label)?;
-                grant.legs[side.index()].port
+                (grant.legs[side.index()].port, Some(grant.lease))
             }
-            _ => direct,
+            _ => (direct, None),
         };
         Some(ConnectionDestination {
             source_before,
             source_after,
             destination,
             label,
+            lease,
         })
     }
 }

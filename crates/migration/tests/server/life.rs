@@ -41,6 +41,7 @@ fn both_outside_the_later_reporter_sends_and_both_know() {
         source_after: 444,
         destination: 40_001,
         label: 99,
+        lease: None,
     };
     assert_eq!(told.connections, [to_send]);
     assert_eq!(told.sealed, [1], "what A has sealed");
@@ -140,7 +141,11 @@ fn a_granted_proxy_is_told_to_both() {
     let legs = [7001, 7002].map(|port| Endpoint::new(address("192.0.2.9"), port));
     bench.tell(ServerEvent::ProxyAnswered {
         decision,
-        grants: vec![ProxyGrant { label: 99, legs }],
+        grants: vec![ProxyGrant {
+            label: 99,
+            legs,
+            lease: [1; 16],
+        }],
     });
     assert_eq!(bench.told_to(), [Some(Proxy), Some(Proxy)]);
     for (side, leg) in [(A, legs[0]), (B, legs[1])] {
@@ -169,6 +174,7 @@ fn who_waits_behind_its_napt_is_pushed_to() {
         source_after: 0,
         destination: 40_001,
         label: 99,
+        lease: None,
     };
     assert_eq!(told.connections, [to_send]);
 }
