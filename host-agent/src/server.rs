@@ -9,18 +9,19 @@
 //! 5. When two agents cannot reach each other's ports, their pair exchange runs through a blind [`tunnel`].
 
 pub mod attend;
-pub mod connect;
 pub mod counter;
-pub mod enrolment;
-pub mod renewal;
 pub mod tunnel;
 pub mod wanted;
+
+pub use member::{connect, enrolment, renewal};
 
 use proto::mobility::v1 as said;
 use wire::tuple::Endpoint;
 
 /// What a server has said, or what became of its stream. Past facts.
 #[derive(Clone, Debug, PartialEq)]
+// One at a time goes through a channel; none is kept.
+#[allow(clippy::large_enum_variant)]
 pub enum ServerEvent {
     /// The stream is open.
     Opened {

@@ -8,7 +8,8 @@ use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
-use crate::prefix::Prefix;
+use operator::log::LogFormat;
+use operator::prefix::Prefix;
 
 /// Where the file is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/mobility/mptcp-relay.toml";
@@ -51,16 +52,6 @@ pub struct Config {
     pub limits: Limits,
     /// How patient the relay is.
     pub timeouts: Timeouts,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// How much anybody may ask. A connection beyond is not refused, but goes directly; a subflow beyond is ended.

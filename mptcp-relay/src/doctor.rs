@@ -1,6 +1,6 @@
 //! `mptcp-relay doctor`: looks at everything the relay needs, leaves nothing changed, says what to do.
 
-use serde::Serialize;
+use operator::finding::{Finding, Verdict};
 
 use crate::act;
 use crate::config::Config;
@@ -8,35 +8,8 @@ use crate::control::{self, Request};
 use crate::rules::{Holder, Rules};
 use crate::sysctl;
 
-/// How something is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// As it should be.
-    Good,
-    /// Good enough, or good to know.
-    Less,
-    /// The relay cannot run like this.
-    Bad,
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, Serialize)]
-pub struct Finding {
-    /// What.
-    pub subject: &'static str,
-    /// How it is.
-    pub verdict: Verdict,
-    /// More about it, and what to do.
-    pub detail: String,
-}
-
 fn finding(subject: &'static str, verdict: Verdict, detail: impl Into<String>) -> Finding {
-    Finding {
-        subject,
-        verdict,
-        detail: detail.into(),
-    }
+    Finding::new(subject, verdict, detail)
 }
 
 /// Looks at everything.
@@ -155,27 +128,4 @@ fn forwarding() -> Finding {
             "this host forwards nothing, so no terminal's SYN comes by: sysctl -w net.ipv4.ip_forward=1",
         ),
     }
-}
-
-/// For people.
-pub fn print(findings: &[Finding]) -> String {
-    let mut lines = Vec::new();
-    for finding in findings {
-        let word = match finding.verdict {
-            Verdict::Good => "ok",
-            Verdict::Less => "note",
-            Verdict::Bad => "BAD",
-        };
-        lines.push(format!("{word:<5} {:<14} {}", finding.subject, finding.detail));
-    }
-    let bad = findings
-        .iter()
-        .filter(|finding| finding.verdict == Verdict::Bad)
-        .count();
-    lines.push(match bad {
-        0 => "the relay can run here".into(),
-        1 => "one thing must be mended first".into(),
-        count => format!("{count} things must be mended first"),
-    });
-    lines.join("\n")
 }

@@ -51,7 +51,7 @@ enum Happening {
 /// Something cannot be opened at the start.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     metrics::serve(config.metrics)?;
-    let socket = control::bind(&config.control_socket).await?;
+    let socket = operator::control::bind(&config.control_socket, control::RELAY).await?;
     let holder = Rules::probe(&config)?;
     let mut settings = Settings::open(&config.state_dir);
     let no_path = config.timeouts.no_path.ceil().to_string();

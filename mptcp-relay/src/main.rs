@@ -8,7 +8,8 @@ use clap::{CommandFactory, Parser};
 use mptcp_relay::cli::{Cli, Command, ConfigCommand};
 use mptcp_relay::config::Config;
 use mptcp_relay::control::{self, Request};
-use mptcp_relay::{cleanup, doctor, drive, log, status};
+use mptcp_relay::{cleanup, doctor, drive};
+use operator::{finding, table};
 use serde_json::Value;
 
 fn main() -> ExitCode {
@@ -39,7 +40,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let socket = config.control_socket.clone();
     match cli.command {
         Command::Run => {
-            let _log = log::start(&config)?;
+            let _log = operator::log::start(&config.log, config.log_format)?;
             drive::run(config).await?;
         }
         Command::Sessions => show(&socket, Request::Sessions, cli.json, "nothing is relayed").await?,
@@ -56,12 +57,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let findings = doctor::examine(&config).await;
             match cli.json {
                 true => println!("{}", serde_json::to_string_pretty(&findings)?),
-                false => println!("{}", doctor::print(&findings)),
+                false => println!("{}", finding::print(&findings, "the relay")),
             }
-            if findings
-                .iter()
-                .any(|finding| finding.verdict == doctor::Verdict::Bad)
-            {
+            if finding::is_bad(&findings) {
                 return Ok(ExitCode::FAILURE);
             }
         }
@@ -90,8 +88,8 @@ async fn show(socket: &Path, request: Request, json: bool, none: &str) -> anyhow
     let value = control::ask(socket, &request).await.map_err(anyhow::Error::msg)?;
     match (&value, json) {
         (_, true) => println!("{}", serde_json::to_string_pretty(&value)?),
-        (Value::Array(rows), false) => println!("{}", status::table(rows, none)),
-        (_, false) => println!("{}", status::list(&value)),
+        (Value::Array(rows), false) => println!("{}", table::table(rows, none)),
+        (_, false) => println!("{}", table::list(&value)),
     }
     Ok(())
 }

@@ -134,7 +134,7 @@ pub struct Rules {
     table: String,
     queue: u16,
     interfaces: Vec<String>,
-    refuse: Vec<crate::prefix::Prefix>,
+    refuse: Vec<operator::prefix::Prefix>,
     reverse_path: bool,
     listen_port: u16,
     route_table: String,

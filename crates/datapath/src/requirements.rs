@@ -66,6 +66,17 @@ pub fn examine(cgroup: &Path, pin_dir: &Path) -> Vec<Finding> {
     ]
 }
 
+/// The same for the relay of a symmetric proxy.
+pub fn examine_relay(pin_dir: &Path) -> Vec<Finding> {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    vec![
+        kernel(&read("/proc/sys/kernel/osrelease")),
+        btf(Path::new(KERNEL_BTF)),
+        capabilities(&read("/proc/self/status")),
+        pin_directory(pin_dir),
+    ]
+}
+
 /// Whether a kernel of this release has what the programs need.
 pub fn kernel(release: &str) -> Finding {
     let release = release.trim();

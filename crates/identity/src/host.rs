@@ -17,6 +17,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::agent_id::{AgentId, Fingerprint};
 use crate::certificate::{CertificateFacts, rfc3339};
 use crate::files;
+use crate::serving::{Member, MemberRole};
 
 /// File names in an identity directory.
 pub(crate) const HOST_CERTIFICATE: &str = "host.pem";
@@ -125,7 +126,13 @@ impl HostIdentity {
         };
         let facts = CertificateFacts::read(end_entity)
             .map_err(|detail| content(certificate_path, format!("is no agent's certificate ({detail})")))?;
-        let Some(agent) = facts.agent.clone() else {
+        // A proxy or relay has the name of its role; as a peer it is refused under it.
+        let other = || {
+            let member = Member::read(end_entity).filter(|member| member.role != MemberRole::Agent)?;
+            let (domain, _) = member.uri.strip_prefix("spiffe://")?.split_once('/')?;
+            AgentId::from_key(domain, &member.fingerprint).ok()
+        };
+        let Some(agent) = facts.agent.clone().or_else(other) else {
             let detail = "names no agent (it must have one URI name, spiffe://TRUST-DOMAIN/agent/UUID)";
             return Err(content(certificate_path, detail.into()));
         };
@@ -150,6 +157,19 @@ impl HostIdentity {
     /// Who this host is.
     pub fn agent_id(&self) -> &AgentId {
         &self.agent
+    }
+
+    /// The URI in the certificate: for an agent its identity, for a proxy or relay its own name.
+    pub fn uri(&self) -> &str {
+        self.facts.uri.as_deref().unwrap_or(self.agent.as_str())
+    }
+
+    /// What the certificate is for.
+    pub fn role(&self) -> MemberRole {
+        let certificate = self.certified.cert.first();
+        certificate
+            .and_then(|der| Member::read(der))
+            .map_or(MemberRole::Agent, |member| member.role)
     }
 
     /// The name in the certificate, for people.

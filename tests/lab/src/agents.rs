@@ -384,7 +384,7 @@ pub fn read_value(text: &str) -> toml::Value {
 }
 
 /// A BPF file system of the agent's own: pins vanish with the run.
-fn mount_bpf(directory: &Path) -> Result<(), MachineError> {
+pub(crate) fn mount_bpf(directory: &Path) -> Result<(), MachineError> {
     nix::mount::mount(
         Some("bpf"),
         directory,

@@ -154,6 +154,9 @@ fn label(node: &Node, scenario: &Scenario) -> String {
         Kind::Host if scenario.is_multipath(&node.name.text) => {
             format!("{}{agent} + multipath", node.name)
         }
+        Kind::Host if scenario.relays.iter().any(|relay| relay.node == node.name) => {
+            format!("{} + proxy", node.name)
+        }
         Kind::Host => format!("{}{agent}", node.name),
         Kind::Router if scenario.relays.iter().any(|relay| relay.node == node.name) => {
             format!("({} + relay)", node.name)

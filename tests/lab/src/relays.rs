@@ -1,6 +1,6 @@
-//! The MPTCP relays of a run: their configuration, readiness, orders and answers.
+//! The MPTCP relays and symmetric proxies of a run: their configuration, readiness, orders and answers.
 //!
-//! Everything the lab knows about `mptcp-relay` is in this file: its command line, the keys of its configuration, and
+//! Everything the lab knows about `mptcp-relay` and `symmetric-proxy` is in this file: its command line, the keys of its configuration, and
 //! the shape of what `sessions`, `subflows` and `status` print with `--json`.
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::agents::{Answer, entries, insert, read_value, wait_until_ready};
-use crate::language::ast::RelayList;
+use crate::agents::{Answer, entries, insert, mount_bpf, read_value, wait_until_ready};
+use crate::language::ast::{RelayKind, RelayList};
 use crate::machine::{Station, command, netns};
+use crate::servers::Servers;
 use crate::story::programs::{Launch, Programs};
 
 /// How long a relay may need until it is ready.
@@ -21,12 +22,13 @@ const READY: Duration = Duration::from_secs(20);
 /// The relays of a run by the name of their node.
 #[derive(Default)]
 pub struct Relays {
-    executable: Option<PathBuf>,
     homes: BTreeMap<String, Home>,
 }
 
 /// Where one relay keeps its things.
 struct Home {
+    kind: RelayKind,
+    executable: PathBuf,
     netns: String,
     directory: PathBuf,
     /// How often it was started: every start has a program name of its own.
@@ -38,6 +40,10 @@ impl Home {
         self.directory.join("relay.toml")
     }
 
+    fn pins(&self) -> PathBuf {
+        self.directory.join("bpf")
+    }
+
     fn control_socket(&self) -> PathBuf {
         self.directory.join("control")
     }
@@ -47,13 +53,19 @@ impl Relays {
     /// Makes a router ready for a relay: directories and configuration.
     ///
     /// # Errors
-    /// `mptcp-relay` is not built, or its files cannot be written.
-    pub fn prepare(&mut self, station: &Station, settings: &BTreeMap<String, String>) -> Result<(), String> {
-        self.executable = self.executable.take().or_else(find);
-        if self.executable.is_none() {
-            return Err("mptcp-relay is not built: cargo build -p mptcp-relay".to_owned());
-        }
+    /// The program is not built, its files cannot be written, or no server enrols it.
+    pub fn prepare(
+        &mut self,
+        station: &Station,
+        kind: RelayKind,
+        settings: &BTreeMap<String, String>,
+        servers: &Servers,
+    ) -> Result<(), String> {
+        let name = program(kind);
+        let executable = find(kind).ok_or_else(|| format!("{name} is not built: cargo build -p {name}"))?;
         let home = Home {
+            kind,
+            executable,
             netns: station.netns.clone(),
             directory: station.directory.join("relay"),
             starts: 0,
@@ -61,6 +73,27 @@ impl Relays {
         let failed = |error| format!("cannot make a relay's directory: {error}");
         std::fs::create_dir_all(home.directory.join("state")).map_err(failed)?;
         std::fs::write(home.config(), config(&home, settings)).map_err(failed)?;
+        if kind == RelayKind::Symmetric {
+            std::fs::create_dir_all(home.pins()).map_err(failed)?;
+            mount_bpf(&home.pins()).map_err(|error| error.to_string())?;
+            let token = servers
+                .token(&station.name, "proxy")
+                .map_err(|error| error.to_string())?;
+            let (token, url) = token.ok_or("a proxy needs a mobility server that runs")?;
+            let mut enrol = Command::new(&home.executable);
+            enrol.args([
+                "enroll",
+                "--server",
+                url,
+                "--token",
+                &token,
+                "--name",
+                &station.name,
+                "--config",
+            ]);
+            enrol.arg(home.config());
+            netns::inside(&home.netns, || command::run(&mut enrol, "")).map_err(|error| error.to_string())?;
+        }
         self.homes.insert(station.name.clone(), home);
         Ok(())
     }
@@ -70,7 +103,6 @@ impl Relays {
     /// # Errors
     /// It ends instead, or takes too long.
     pub fn start(&mut self, station: &Station, programs: &mut Programs, slow: f64) -> Result<(), String> {
-        let executable = self.executable.clone().ok_or("mptcp-relay is not built")?;
         let home = self
             .homes
             .get_mut(&station.name)
@@ -80,7 +112,7 @@ impl Relays {
         let socket = home.directory.join(format!("ready-{}", home.starts));
         let ready =
             UnixDatagram::bind(&socket).map_err(|error| format!("cannot listen for readiness: {error}"))?;
-        let mut command = Command::new(executable);
+        let mut command = Command::new(&home.executable);
         command
             .arg("run")
             .arg("--config")
@@ -114,7 +146,8 @@ impl Relays {
 
     /// The beginning of a command line for a relay's own program.
     pub fn command(&self, node: &str) -> Option<String> {
-        let (executable, home) = (self.executable.as_ref()?, self.homes.get(node)?);
+        let home = self.homes.get(node)?;
+        let executable = &home.executable;
         Some(format!(
             "{} --config {}",
             executable.display(),
@@ -142,8 +175,7 @@ impl Relays {
             .homes
             .get(node)
             .ok_or_else(|| format!("{node} is no relay"))?;
-        let executable = self.executable.as_ref().ok_or("mptcp-relay is not built")?;
-        let mut question = Command::new(executable);
+        let mut question = Command::new(&home.executable);
         question.arg("--config").arg(home.config()).args(words);
         netns::inside(&home.netns, || command::run(&mut question, "")).map_err(|error| error.to_string())
     }
@@ -181,7 +213,11 @@ impl Relays {
         for (node, home) in &self.homes {
             let config = std::fs::read_to_string(home.config()).unwrap_or_default();
             all.push((format!("{node}.relay.toml"), config));
-            for list in [RelayList::Status, RelayList::Sessions, RelayList::Subflows] {
+            let lists: &[RelayList] = match home.kind {
+                RelayKind::Mptcp => &[RelayList::Status, RelayList::Sessions, RelayList::Subflows],
+                RelayKind::Symmetric => &[RelayList::Status, RelayList::Relays],
+            };
+            for list in lists {
                 let word = list.word();
                 let said = self.tell(node, &[word, "--json"]).unwrap_or_else(|reason| reason);
                 all.push((format!("{node}.relay.{word}.json"), said));
@@ -198,17 +234,29 @@ fn program_name(node: &str, starts: u32) -> String {
     }
 }
 
-/// `LAB_RELAY`, beside the lab's own executable, on the path.
-fn find() -> Option<PathBuf> {
-    const NAME: &str = "mptcp-relay";
-    let named = std::env::var_os("LAB_RELAY").map(PathBuf::from);
+/// The program.
+fn program(kind: RelayKind) -> &'static str {
+    match kind {
+        RelayKind::Mptcp => "mptcp-relay",
+        RelayKind::Symmetric => "symmetric-proxy",
+    }
+}
+
+/// `LAB_RELAY` or `LAB_PROXY`, beside the lab's own executable, on the path.
+fn find(kind: RelayKind) -> Option<PathBuf> {
+    let name = program(kind);
+    let named = std::env::var_os(match kind {
+        RelayKind::Mptcp => "LAB_RELAY",
+        RelayKind::Symmetric => "LAB_PROXY",
+    });
+    let named = named.map(PathBuf::from);
     let own = std::env::current_exe().ok();
     let beside = own
         .as_deref()
         .and_then(std::path::Path::parent)
-        .map(|directory| directory.join(NAME));
+        .map(|directory| directory.join(name));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let installed = std::env::split_paths(&path).map(|directory| directory.join(NAME));
+    let installed = std::env::split_paths(&path).map(|directory| directory.join(name));
     named
         .into_iter()
         .chain(beside)
@@ -220,9 +268,20 @@ fn find() -> Option<PathBuf> {
 fn config(home: &Home, settings: &BTreeMap<String, String>) -> String {
     let path = |path: PathBuf| toml::Value::String(path.display().to_string());
     let mut table = toml::Table::new();
-    table.insert("state_dir".into(), path(home.directory.join("state")));
     table.insert("control_socket".into(), path(home.control_socket()));
-    table.insert("log".into(), "mptcp_relay=debug,info".into());
+    match home.kind {
+        RelayKind::Mptcp => {
+            table.insert("state_dir".into(), path(home.directory.join("state")));
+            table.insert("log".into(), "mptcp_relay=debug,info".into());
+        }
+        RelayKind::Symmetric => {
+            table.insert("identity".into(), path(home.directory.join("identity")));
+            table.insert("pin_dir".into(), path(home.pins()));
+            table.insert("log".into(), "symmetric_proxy=debug,info".into());
+            // The addresses of stories are those of no public network.
+            table.insert("refuse".into(), toml::Value::Array(vec!["127.0.0.0/8".into()]));
+        }
+    }
     for (key, value) in settings {
         insert(&mut table, key, read_value(value));
     }

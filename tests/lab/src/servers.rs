@@ -199,15 +199,23 @@ impl Servers {
         Ok(())
     }
 
-    /// Enrols a host at the first server that runs, with a token of its own.
-    pub fn enrol(&self, station: &Station, agent: &Path, identity: &Path) -> Result<(), MachineError> {
+    /// A token for a member in this role, and the URL of the server that takes it; none: no server runs.
+    pub fn token(&self, name: &str, role: &str) -> Result<Option<(String, &str)>, MachineError> {
         let running = self.homes.iter().find(|home| !home.dead);
         let (Some(executable), Some(home)) = (&self.executable, running) else {
-            return Ok(());
+            return Ok(None);
         };
         let mut token = Command::new(executable);
         token
-            .args(["enroll-token", "--json", "--name", &station.name, "--config"])
+            .args([
+                "enroll-token",
+                "--json",
+                "--name",
+                name,
+                "--role",
+                role,
+                "--config",
+            ])
             .arg(home.config());
         let told = command::run(&mut token, "")?;
         let parsed = serde_json::from_str::<serde_json::Value>(&told).ok();
@@ -215,9 +223,17 @@ impl Servers {
             .as_ref()
             .and_then(|told| told["token"].as_str().or(told.as_str()))
             .unwrap_or(told.trim());
+        Ok(Some((token.to_owned(), home.url.as_str())))
+    }
+
+    /// Enrols a host at the first server that runs, with a token of its own.
+    pub fn enrol(&self, station: &Station, agent: &Path, identity: &Path) -> Result<(), MachineError> {
+        let Some((token, url)) = self.token(&station.name, "agent")? else {
+            return Ok(());
+        };
         let mut enrol = Command::new(agent);
         enrol
-            .args(["enroll", "--server", &home.url, "--token", token])
+            .args(["enroll", "--server", url, "--token", &token])
             .args(["--name", &station.name, "--identity"])
             .arg(identity)
             .stdin(Stdio::null())
@@ -252,7 +268,7 @@ impl Servers {
         for home in &self.homes {
             let config = std::fs::read_to_string(home.config()).unwrap_or_default();
             all.push((format!("{}.toml", home.name), config));
-            for word in ["status", "agents", "pairs"] {
+            for word in ["status", "agents", "pairs", "relays"] {
                 let words = [word.to_owned(), "--json".to_owned()];
                 let said = self.tell(&home.name, &words).unwrap_or_else(|reason| reason);
                 all.push((format!("{}.{word}.json", home.name), said));

@@ -7,27 +7,41 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, Package
 
 /// Which packages of this workspace a crate or program may import, tests apart. A new one has to be entered here
 /// and in ARCHITECTURE.md, so that somebody thinks about where it belongs.
-const IMPORTS: [(&str, &[&str]); 12] = [
+const IMPORTS: [(&str, &[&str]); 15] = [
     ("wire", &[]),
     ("proto", &[]),
     ("migration", &["wire"]),
     ("datapath", &["wire"]),
     ("identity", &["wire", "proto"]),
+    ("member", &["wire", "identity", "proto"]),
+    ("operator", &[]),
     ("session-store", &["proto"]),
     ("mptcp-pm", &[]),
     (
         "host-agent",
-        &["wire", "migration", "datapath", "identity", "proto"],
+        &["wire", "migration", "datapath", "identity", "member", "proto"],
     ),
     (
         "mobility-server",
         &["wire", "migration", "identity", "session-store", "proto"],
     ),
-    ("mptcp-relay", &["mptcp-pm"]),
+    ("mptcp-relay", &["mptcp-pm", "operator"]),
+    (
+        "symmetric-proxy",
+        &[
+            "wire",
+            "migration",
+            "datapath",
+            "identity",
+            "member",
+            "operator",
+            "proto",
+        ],
+    ),
     ("lab", &["migration"]),
     ("scenarios", &[]),
 ];
-const PROGRAMS: [&str; 3] = ["host-agent", "mobility-server", "mptcp-relay"];
+const PROGRAMS: [&str; 4] = ["host-agent", "mobility-server", "mptcp-relay", "symmetric-proxy"];
 /// Crates without IO, runtime or clock ...
 const PURE: [&str; 2] = ["wire", "migration"];
 /// ... so that none of these may come in, however indirectly,

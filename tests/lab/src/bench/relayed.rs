@@ -18,8 +18,10 @@ use super::throughput::Comparison;
 use super::traffic::{Counted, Description, Opened, Role};
 use super::world::{join, station};
 use super::{Bench, clock};
+use crate::language::ast::RelayKind;
 use crate::machine::{MachineError, Station, command, netns};
 use crate::relays::Relays;
+use crate::servers::Servers;
 use crate::story::board::Board;
 use crate::story::programs::{Launch, Programs};
 use crate::story::timeline::Timeline;
@@ -75,7 +77,7 @@ impl Road {
             Between::Relay => {
                 let mut relays = Relays::default();
                 let settings = BTreeMap::from([("log".to_owned(), "warn".to_owned())]);
-                relays.prepare(&middle, &settings)?;
+                relays.prepare(&middle, RelayKind::Mptcp, &settings, &Servers::none())?;
                 // It says that it is ready, at this level only to whom it notifies.
                 relays.start(&middle, &mut programs, 3.0)?;
             }

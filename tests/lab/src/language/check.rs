@@ -210,7 +210,7 @@ impl<'a> Check<'a> {
             self.refuse(
                 name,
                 format!("there is no relay `{name}`"),
-                format!("a line `relay {name}` before the story"),
+                format!("a line `relay {name}` or `proxy {name}` before the story"),
             );
         }
     }

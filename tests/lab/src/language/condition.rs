@@ -17,13 +17,16 @@ pub fn condition(words: &mut Words) -> Result<Condition, Diagnostic> {
         });
     }
     let subject = words.name(
-        "a program, `HOST agent …`, `RELAY relay …`, or resets=, errors=, leaks=, invalid(NAPT)=, rst(HOST)=",
+        "a program, `HOST agent …`, `RELAY relay …`, `PROXY proxy …`, or resets=, errors=, leaks=, invalid(NAPT)=, rst(HOST)=",
     )?;
     if words.accept("agent") {
         return agent(subject, words);
     }
     if words.accept("relay") {
-        return relay(subject, words);
+        return relay(subject, "relay", words);
+    }
+    if words.accept("proxy") {
+        return relay(subject, "proxy", words);
     }
     let mut said = vec![subject.text.clone()];
     let mut terms = Vec::new();
@@ -232,16 +235,24 @@ fn fields(words: &mut Words, said: &mut Vec<String>, terms: &mut Vec<Term>) -> R
     Ok(())
 }
 
-/// `RELAY relay sessions|subflows|status FIELD=… [count=N]`.
-fn relay(relay: Name, words: &mut Words) -> Result<Condition, Diagnostic> {
-    let list = [RelayList::Sessions, RelayList::Subflows, RelayList::Status]
-        .into_iter()
+/// `RELAY relay sessions|subflows|status FIELD=… [count=N]`, `PROXY proxy relays|status FIELD=… [count=N]`.
+fn relay(relay: Name, word: &str, words: &mut Words) -> Result<Condition, Diagnostic> {
+    let lists: &[RelayList] = match word {
+        "proxy" => &[RelayList::Relays, RelayList::Status],
+        _ => &[RelayList::Sessions, RelayList::Subflows, RelayList::Status],
+    };
+    let list = lists
+        .iter()
+        .copied()
         .find(|list| words.keyword() == Some(list.word()));
     let Some(list) = list else {
-        return Err(words.refuse("`sessions`, `subflows` or `status`"));
+        return Err(words.refuse(match word {
+            "proxy" => "`relays` or `status`",
+            _ => "`sessions`, `subflows` or `status`",
+        }));
     };
     words.skip();
-    let mut said = vec![relay.text.clone(), "relay".to_owned(), list.word().to_owned()];
+    let mut said = vec![relay.text.clone(), word.to_owned(), list.word().to_owned()];
     let mut terms = Vec::new();
     fields(words, &mut said, &mut terms)?;
     Ok(Condition {

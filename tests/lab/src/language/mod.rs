@@ -77,7 +77,9 @@ fn statement(scenario: &mut Scenario, mut words: words::Words, line: &str) -> Re
         // A host may be called `server`: only `server NAME on HOST` is a statement.
         Some("server") if words.has_at(2, "on") => topology::statement(scenario, words, line),
         // And `relay NAME kill` happens.
-        Some("relay") if !story::is_relay_step(&words) => topology::statement(scenario, words, line),
+        Some("relay" | "proxy") if !story::is_relay_step(&words) => {
+            topology::statement(scenario, words, line)
+        }
         _ => {
             let step = story::step(words, line)?;
             scenario.steps.push(step);

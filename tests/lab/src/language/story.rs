@@ -101,7 +101,7 @@ fn action(words: &mut Words) -> Result<Action, Diagnostic> {
         words.skip();
         return server(words);
     }
-    if words.keyword() == Some("relay") && is_relay_step(words) {
+    if matches!(words.keyword(), Some("relay" | "proxy")) && is_relay_step(words) {
         words.skip();
         return relay(words);
     }

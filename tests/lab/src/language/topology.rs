@@ -31,7 +31,8 @@ pub fn statement(scenario: &mut Scenario, mut words: Words, line: &str) -> Resul
         "route" => scenario.routes.push(route(&mut words)?),
         "sysctl" => scenario.sysctls.push(sysctl(&mut words)?),
         "server" => scenario.servers.push(server(&mut words)?),
-        "relay" => relays(scenario, &mut words)?,
+        "relay" => relays(scenario, RelayKind::Mptcp, &mut words)?,
+        "proxy" => relays(scenario, RelayKind::Symmetric, &mut words)?,
         "multipath" => loop {
             scenario
                 .multipath
@@ -278,8 +279,9 @@ fn server(words: &mut Words) -> Result<ServerStart, Diagnostic> {
     })
 }
 
-/// `relay R … [key=value …]`: routers, on each of which a relay runs.
-fn relays(scenario: &mut Scenario, words: &mut Words) -> Result<(), Diagnostic> {
+/// `relay R … [key=value …]`: routers, on each of which a relay runs. `proxy P … [key=value …]`: hosts, on each of which
+/// a symmetric proxy runs.
+fn relays(scenario: &mut Scenario, kind: RelayKind, words: &mut Words) -> Result<(), Diagnostic> {
     let mut names = Vec::new();
     while words.peek().is_some_and(|word| word.pair.is_none()) {
         names.push(words.name("a name for the relay")?);
@@ -298,10 +300,14 @@ fn relays(scenario: &mut Scenario, words: &mut Words) -> Result<(), Diagnostic> 
     for node in names {
         scenario.nodes.push(Node {
             name: node.clone(),
-            kind: Kind::Router,
+            kind: match kind {
+                RelayKind::Mptcp => Kind::Router,
+                RelayKind::Symmetric => Kind::Host,
+            },
         });
         scenario.relays.push(RelayStart {
             node,
+            kind,
             settings: settings.clone(),
         });
     }

@@ -269,7 +269,8 @@ impl Stage {
             let station = self.network.station(&relay.node.text)?.clone();
             let mut settings = relay.settings.clone();
             let later = settings.remove("start").is_some_and(|when| when == "later");
-            self.relays.prepare(&station, &settings)?;
+            self.relays
+                .prepare(&station, relay.kind, &settings, &self.servers)?;
             if !later {
                 let change = RelayChange::Process(AgentChange::Start);
                 self.relay_change(&relay.node.text, &change)?;

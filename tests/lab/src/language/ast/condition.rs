@@ -18,7 +18,7 @@ pub enum Subject {
         host: Name,
         list: AgentList,
     },
-    /// `RELAY relay subflows …`.
+    /// `RELAY relay subflows …` or `PROXY proxy relays …`.
     Relay {
         relay: Name,
         list: RelayList,
@@ -39,6 +39,8 @@ pub enum RelayList {
     Sessions,
     Subflows,
     Status,
+    /// What a symmetric proxy relays.
+    Relays,
 }
 
 impl RelayList {
@@ -47,6 +49,7 @@ impl RelayList {
             Self::Sessions => "sessions",
             Self::Subflows => "subflows",
             Self::Status => "status",
+            Self::Relays => "relays",
         }
     }
 }

@@ -212,10 +212,20 @@ pub struct ServerStart {
     pub dead: bool,
 }
 
-/// An MPTCP relay that runs on a router of the same name before the story begins.
+/// What relays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayKind {
+    /// `mptcp-relay`, on a router.
+    Mptcp,
+    /// `symmetric-proxy`, on a host.
+    Symmetric,
+}
+
+/// An MPTCP relay or a symmetric proxy that runs on a node of the same name before the story begins.
 #[derive(Clone, Debug)]
 pub struct RelayStart {
     pub node: Name,
+    pub kind: RelayKind,
     /// Keys for its configuration file, as for agents.
     pub settings: BTreeMap<String, String>,
 }

@@ -1,4 +1,4 @@
-//! `host-agent enroll`: this host joins a deployment.
+//! Joining a deployment (`host-agent enroll`, `symmetric-proxy enroll`): this host gets a certificate there.
 //!
 //! The key is made here. The token's fingerprint says who the server must be, its secret says to the server that
 //! this host is expected. Nothing is written before the answer has been checked.
@@ -9,7 +9,7 @@ use identity::{Application, EnrolmentToken, HostIdentity, JoinError};
 use proto::mobility::v1 as said;
 use said::enrolment_client::EnrolmentClient;
 
-use super::connect::{ConnectError, connect};
+use crate::connect::{ConnectError, connect};
 
 /// Lists the deployment's servers in an identity directory, one URL a line.
 const SERVERS: &str = "servers";

@@ -34,7 +34,7 @@ pub enum ConnectError {
         port: u16,
         error: io::Error,
     },
-    #[error("{host}:{port}: {error}; check its certificate and this host's (host-agent doctor)")]
+    #[error("{host}:{port}: {error}; check its certificate and this host's; `doctor` says how they are")]
     Tls {
         host: String,
         port: u16,

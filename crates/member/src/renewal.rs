@@ -8,7 +8,7 @@ use proto::mobility::v1 as said;
 use said::agents_client::AgentsClient;
 use tokio::sync::{mpsc, watch};
 
-use super::connect::connect;
+use crate::connect::connect;
 
 /// After a failure, and at the least between two looks at the clock.
 const SOON: Duration = Duration::from_secs(60);

@@ -1,0 +1,118 @@
+//! Which of the proxy's ports are taken: one for each connection, at each address of it.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use wire::tuple::Endpoint;
+
+/// The ports of all addresses.
+#[derive(Debug)]
+pub struct Ports {
+    addresses: Vec<IpAddr>,
+    range: (u16, u16),
+    taken: HashSet<Endpoint>,
+    /// Which address of a family comes next.
+    turn: usize,
+}
+
+impl Ports {
+    /// All free.
+    pub fn new(addresses: Vec<IpAddr>, range: (u16, u16)) -> Self {
+        Self {
+            addresses,
+            range,
+            taken: HashSet::new(),
+            turn: 0,
+        }
+    }
+
+    /// The proxy's addresses.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// How many connections they have room for.
+    pub fn room(&self) -> usize {
+        let of = |ipv4: bool| self.addresses.iter().filter(|one| one.is_ipv4() == ipv4).count();
+        of(true).max(of(false)) * (usize::from(self.range.1 - self.range.0) + 1)
+    }
+
+    /// Takes a port for two ends, each named by whether it comes over IPv4; one port of one address where it can be.
+    /// `seed`: where the search begins, so that nobody knows which port is next. None: all are taken, or there is no
+    /// address of a family.
+    pub fn take(&mut self, ipv4: [bool; 2], seed: u64) -> Option<[Endpoint; 2]> {
+        let of = |ipv4: bool| -> Vec<IpAddr> {
+            let family = self.addresses.iter().filter(|one| one.is_ipv4() == ipv4);
+            family.copied().collect()
+        };
+        let (firsts, seconds) = (of(ipv4[0]), of(ipv4[1]));
+        if firsts.is_empty() || seconds.is_empty() {
+            return None;
+        }
+        let count = u64::from(self.range.1 - self.range.0) + 1;
+        for at in 0..firsts.len() {
+            let turn = self.turn.wrapping_add(at);
+            let one = firsts[turn % firsts.len()];
+            let other = match ipv4[0] == ipv4[1] {
+                true => one,
+                false => seconds[turn % seconds.len()],
+            };
+            let free = (0..count)
+                .map(|step| self.range.0 + ((seed % count + step) % count) as u16)
+                .map(|port| [Endpoint::new(one, port), Endpoint::new(other, port)])
+                .find(|ends| ends.iter().all(|end| !self.taken.contains(end)));
+            if let Some(ends) = free {
+                self.turn = turn.wrapping_add(1);
+                self.taken.extend(ends);
+                return Some(ends);
+            }
+        }
+        None
+    }
+
+    /// Notes that an earlier run has taken these.
+    pub fn keep(&mut self, ends: [Endpoint; 2]) {
+        self.taken.extend(ends);
+    }
+
+    /// They are free again.
+    pub fn free(&mut self, ends: [Endpoint; 2]) {
+        for end in ends {
+            self.taken.remove(&end);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_given_once_until_it_is_free_again_and_all_of_them_are() {
+        let mut ports = Ports::new(
+            vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            (20000, 20002),
+        );
+        assert_eq!(ports.room(), 3);
+        let all: Vec<_> = (0..3)
+            .map(|seed| ports.take([true, true], seed * 7).unwrap())
+            .collect();
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), 3);
+        assert!(all.iter().all(|[one, other]| one == other));
+        assert_eq!(ports.take([true, true], 0), None);
+        // Both families: a port has to be free at both addresses.
+        assert_eq!(ports.take([true, false], 0), None);
+        ports.free(all[1]);
+        let [one, other] = ports.take([true, false], 5).unwrap();
+        assert_eq!((one.port, other.port), (all[1][0].port, all[1][0].port));
+        assert!(one.address.is_ipv4() && other.address.is_ipv6());
+        assert!(ports.take([false, false], 0).is_some());
+    }
+
+    #[test]
+    fn without_an_address_of_a_family_nothing_is_given() {
+        let mut ports = Ports::new(vec!["192.0.2.1".parse().unwrap()], (20000, 20002));
+        assert_eq!(ports.take([true, false], 0), None);
+        assert_eq!(ports.take([false, false], 0), None);
+    }
+}
