@@ -86,6 +86,13 @@ impl pb::agents_server::Agents for AgentsService {
                 validity,
             )
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        // Another key would be another member: one that nobody has let in, and that outlives a revocation of this one.
+        if signed.member.uri != member.uri {
+            self.0.counters.refuse("renewal_of_another_key");
+            return Err(Status::permission_denied(
+                "a renewal is for the key of the caller; another key enrols with a token",
+            ));
+        }
         self.0
             .members
             .note(&signed.member)

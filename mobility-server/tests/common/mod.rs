@@ -2,15 +2,18 @@
 #![allow(dead_code)]
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use identity::{Application, EnrolmentToken, HostIdentity, first_contact, towards_servers};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use proto::mobility::v1 as pb;
 use proto::mobility::v1::agent_message::Body as Says;
 use proto::mobility::v1::server_message::Body as Hears;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -103,6 +106,19 @@ impl Deployment {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// A signal for the running program.
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        let pid = Pid::from_raw(child.id().try_into().expect("a process ID"));
+        kill(pid, signal).expect("ours");
+    }
+
+    /// SIGTERM, and its end.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.child.take().expect("it runs").wait().expect("ours")
+    }
+
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("it runs");
         child.kill().expect("ours");
@@ -115,7 +131,13 @@ impl Deployment {
 
     /// A host that has joined.
     pub async fn agent(&self, name: &str) -> Agent {
-        let token = self.token();
+        self.member(name, "agent").await
+    }
+
+    /// Somebody who has joined in this role.
+    pub async fn member(&self, name: &str, role: &str) -> Agent {
+        let token = self.cli(&["enroll-token", "--role", role]);
+        let token: EnrolmentToken = token.trim().parse().expect("a token");
         let channel = connect(self.port, first_contact(token.authority()).expect("TLS"))
             .await
             .expect("it listens");
@@ -143,7 +165,9 @@ impl Deployment {
             uri: HostIdentity::load(&dir)
                 .expect("just made")
                 .agent_id()
-                .to_string(),
+                .to_string()
+                // A certificate says the role, the identity directory does not.
+                .replace("/agent/", &format!("/{role}/")),
             dir,
             port: self.port,
         }
@@ -160,12 +184,22 @@ impl Drop for Deployment {
 }
 
 pub async fn connect(port: u16, tls: ClientConfig) -> Result<Channel, tonic::transport::Error> {
+    connect_after(port, tls, b"").await
+}
+
+/// Connects and says `first` before TLS begins, as a load balancer does.
+pub async fn connect_after(
+    port: u16,
+    tls: ClientConfig,
+    first: &'static [u8],
+) -> Result<Channel, tonic::transport::Error> {
     let tls = TlsConnector::from(Arc::new(tls));
     Endpoint::from_static("http://server.invalid")
         .connect_with_connector(tower::service_fn(move |_| {
             let tls = tls.clone();
             async move {
-                let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+                let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+                stream.write_all(first).await?;
                 let name = "127.0.0.1".try_into().expect("an address");
                 tls.connect(name, stream).await.map(TokioIo::new)
             }
@@ -186,12 +220,14 @@ pub struct Line {
 }
 
 impl Agent {
-    pub async fn client(&self) -> Result<pb::agents_client::AgentsClient<Channel>, tonic::transport::Error> {
+    pub fn tls(&self) -> ClientConfig {
         let identity = HostIdentity::load(&self.dir).expect("it has joined");
-        let tls = towards_servers(&identity, &self.dir.join("ca.pem")).expect("TLS");
-        Ok(pb::agents_client::AgentsClient::new(
-            connect(self.port, tls).await?,
-        ))
+        towards_servers(&identity, &self.dir.join("ca.pem")).expect("TLS")
+    }
+
+    pub async fn client(&self) -> Result<pb::agents_client::AgentsClient<Channel>, tonic::transport::Error> {
+        let channel = connect(self.port, self.tls()).await?;
+        Ok(pb::agents_client::AgentsClient::new(channel))
     }
 
     /// Attends, and says for which pairs.
