@@ -5,6 +5,7 @@
 #   matrix    one story for every combination of NAPTs, mover, family and program; table in target/matrix
 #   chaos     a random walk under real programs: SEED=… MINUTES=… BOTH=1; needs redis-server and postgresql
 #   sim       SEEDS stories of wandering hosts for the protocol core, under a virtual clock; needs no root
+#   guesses   GUESSES pair IDs guessed at a mobility server: answers alike, limits hold, others match; seconds
 #   bench     how long a move takes, and what translation costs; minutes
 #   fuzz      the parsers under cargo-fuzz, FUZZ_SECONDS each; needs cargo-fuzz and a nightly toolchain
 #   lint      format, clippy, and cargo-deny where it is installed
@@ -16,10 +17,11 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 FUZZ_SECONDS ?= 60
 SEEDS ?= 10000
+GUESSES ?= 1000000
 # What a failed part hides is that the others work: say it all.
 TEST_FLAGS ?= --no-fail-fast
 
-.PHONY: help setup root build demo test sim matrix chaos bench fuzz lint sweep
+.PHONY: help setup root build demo test sim matrix chaos guesses bench fuzz lint sweep
 
 help:
 	@sed -n 's/^#   /  make /p' Makefile
@@ -54,6 +56,9 @@ chaos: root build
 sim: setup
 	cargo build -p lab
 	$(TARGET)/debug/lab sim --seeds $(SEEDS)
+
+guesses: setup
+	GUESSES=$(GUESSES) cargo test -p mobility-server --test hostile guesses
 
 bench: root setup
 	cargo build --release -p host-agent -p mptcp-relay -p lab

@@ -133,7 +133,7 @@ async fn addresses_that_no_host_can_have_are_refused() {
     assert_eq!(server.status()["waiting_reports"], 0);
 }
 
-/// As many as `GUESSES` says; a million is for a patient evening.
+/// As many as `GUESSES` says: `make guesses` makes a million.
 #[tokio::test(flavor = "multi_thread")]
 async fn guesses_of_pair_ids_are_answered_alike_until_the_limit_while_others_match() {
     let guesses: u32 = std::env::var("GUESSES")
