@@ -247,3 +247,29 @@ async fn sessions_are_listed_beyond_a_page_by_kind_and_up_to_a_number() {
     let rows: Vec<serde_json::Value> = serde_json::from_str(&rows).expect("JSON");
     assert_eq!(rows.len(), 300);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_to_who_asks_and_the_server_goes_on_when_there_is_room() {
+    let mut server = Deployment::start("").await;
+    server.stop();
+    server.run_on_disk_of(160).await;
+    let filler = server.state().join("filler");
+    let mut file = std::fs::File::create(&filler).expect("its disk");
+    while std::io::Write::write_all(&mut file, &[7; 65_536]).is_ok() {}
+    // An open file keeps its space when its name is gone.
+    drop(file);
+    let make = |server: &Deployment| server.command().arg("enroll-token").output().expect("it runs");
+    let until = Instant::now() + PATIENCE;
+    // What is reserved takes some before the disk is needed.
+    while make(&server).status.success() {
+        assert!(Instant::now() < until, "a full disk kept everything");
+    }
+    std::fs::remove_file(&filler).expect("ours");
+    while !make(&server).status.success() {
+        assert!(Instant::now() < until, "it never recovered: {}", server.log());
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let agent = server.agent("a").await;
+    agent.attend(&[]).await.expect("welcome");
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+}

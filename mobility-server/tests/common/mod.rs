@@ -68,10 +68,35 @@ impl Deployment {
         serde_json::from_str(&self.cli(&["status", "--json"])).expect("JSON")
     }
 
+    /// Where the program sees its state: under its own mounts.
+    pub fn state(&self) -> PathBuf {
+        let child = self.child.as_ref().expect("it runs");
+        let root = PathBuf::from(format!("/proc/{}/root", child.id()));
+        root.join(self.dir.path().strip_prefix("/").expect("an absolute path"))
+            .join("state")
+    }
+
     pub async fn run(&mut self) {
+        let command = self.command();
+        self.run_as(command).await;
+    }
+
+    /// With a disk of its own for its state, of so many MiB, empty. Needs root.
+    pub async fn run_on_disk_of(&mut self, mib: u32) {
+        let mut command = Command::new("unshare");
+        let mount = format!("mount -t tmpfs -o size={mib}m tmpfs \"$STATE\" && exec \"$@\"");
+        command
+            .args(["--mount", "sh", "-c", &mount, "sh"])
+            .env("STATE", self.dir.path().join("state"))
+            .arg(self.command().get_program())
+            .args(self.command().get_args());
+        self.run_as(command).await;
+    }
+
+    async fn run_as(&mut self, mut command: Command) {
         let log = std::fs::File::create(self.dir.path().join("log")).expect("a file");
         self.child = Some(
-            self.command()
+            command
                 .arg("run")
                 .stderr(log)
                 .stdout(Stdio::null())
