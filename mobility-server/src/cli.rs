@@ -67,13 +67,13 @@ pub enum Command {
         role: identity::MemberRole,
     },
     /// List the members: who attends now, and who has enrolled.
-    Agents,
+    Agents(Listing),
     /// List the pairs of which something is stored.
-    Pairs,
+    Pairs(Listing),
     /// List the sessions that proxies and relays keep.
-    Sessions,
+    Sessions(Listing),
     /// List the proxies and relays that serve.
-    Relays,
+    Relays(Listing),
     /// Show how the server is.
     Status,
     /// Let a member in no more, and end what it has open.
@@ -94,6 +94,14 @@ pub enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// How much of a list is wanted.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Listing {
+    /// Show at most so many; 0: all.
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    pub limit: u32,
 }
 
 /// What can be done with the configuration.

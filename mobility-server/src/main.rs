@@ -1,10 +1,11 @@
 //! Wiring only: the command line to the function that does it.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
-use mobility_server::cli::{Cli, Command, ConfigCommand};
+use mobility_server::cli::{Cli, Command, ConfigCommand, Listing};
 use mobility_server::config::Config;
 use mobility_server::{control, doctor, drive, init, log, status};
 use proto::mobility::v1 as pb;
@@ -83,21 +84,21 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
                 false => println!("{token}"),
             }
         }
-        Command::Agents => {
-            let rows = control::connect(&socket).await?.list_agents(all()).await;
+        Command::Agents(listing) => {
+            let rows = control::connect(&socket).await?.list_agents(some(listing)).await;
             show(cli.json, rows, status::agent, "nobody has enrolled").await?;
         }
-        Command::Pairs => {
-            let rows = control::connect(&socket).await?.list_pairs(all()).await;
+        Command::Pairs(listing) => {
+            let rows = control::connect(&socket).await?.list_pairs(some(listing)).await;
             show(cli.json, rows, status::pair, "nothing is stored of any pair").await?;
         }
-        Command::Sessions => {
-            let request = pb::ListSessionsRequest { limit: 0, kind: 0 };
+        Command::Sessions(Listing { limit }) => {
+            let request = pb::ListSessionsRequest { limit, kind: 0 };
             let rows = control::connect(&socket).await?.list_sessions(request).await;
             show(cli.json, rows, status::session, "no session is kept").await?;
         }
-        Command::Relays => {
-            let rows = control::connect(&socket).await?.list_relays(all()).await;
+        Command::Relays(listing) => {
+            let rows = control::connect(&socket).await?.list_relays(some(listing)).await;
             show(cli.json, rows, status::relay, "no proxy or relay serves").await?;
         }
         Command::Status => {
@@ -151,8 +152,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn all() -> pb::ListRequest {
-    pb::ListRequest { limit: 0 }
+fn some(listing: Listing) -> pb::ListRequest {
+    pb::ListRequest { limit: listing.limit }
 }
 
 fn told(status: Status) -> anyhow::Error {
@@ -166,13 +167,28 @@ async fn show<T>(
     none: &str,
 ) -> anyhow::Result<()> {
     let mut rows = rows.map_err(told)?.into_inner();
+    if json {
+        return show_json(rows, value).await;
+    }
     let mut values = Vec::new();
     while let Some(row) = rows.message().await.map_err(told)? {
         values.push(value(&row));
     }
-    match json {
-        true => println!("{}", serde_json::to_string_pretty(&values)?),
-        false => println!("{}", status::table(&values, none)),
-    }
+    println!("{}", status::table(&values, none));
     Ok(())
+}
+
+/// An array, each row as it comes: a million sessions need no more memory than one.
+async fn show_json<T>(mut rows: Streaming<T>, value: impl Fn(&T) -> Value) -> anyhow::Result<()> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut before = "[\n";
+    while let Some(row) = rows.message().await.map_err(told)? {
+        write!(out, "{before}{:#}", value(&row))?;
+        before = ",\n";
+    }
+    match before {
+        "[\n" => writeln!(out, "[]")?,
+        _ => writeln!(out, "\n]")?,
+    }
+    Ok(out.flush()?)
 }

@@ -8,7 +8,7 @@ use identity::{EnrolmentToken, Fingerprint, Member, MemberRole};
 use prost::Message;
 use proto::stored::v1 as stored;
 use session_store::tokens::{self, Spent};
-use session_store::{Expected, Key, Lease, SharedStore, StoreError, Swap, Table};
+use session_store::{Cursor, Expected, Key, Lease, SharedStore, StoreError, Swap, Table};
 use sha2::{Digest, Sha256};
 
 /// Under what a token is stored: who reads the store cannot enrol with it.
@@ -109,13 +109,16 @@ impl Members {
             true => vec![uri_or_name.to_owned()],
             false => Vec::new(),
         };
-        let known = self.list(0).await?;
-        uris.extend(
-            known
-                .into_iter()
-                .filter(|member| member.name == uri_or_name)
-                .map(|member| member.uri),
-        );
+        let mut after = None;
+        loop {
+            let (members, next) = self.page(after, 512).await?;
+            let named = members.into_iter().filter(|member| member.name == uri_or_name);
+            uris.extend(named.map(|member| member.uri));
+            match next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
         for uri in &uris {
             let key = Key::new(Table::Revocations, uri.clone().into_bytes())?;
             let stamp = unix_seconds(SystemTime::now()).to_be_bytes().to_vec();
@@ -160,32 +163,25 @@ impl Members {
         }
     }
 
-    /// Who has got a certificate; at most `limit`, 0: all.
+    /// Some of those who have got a certificate, about `limit`, and where the next ones begin.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn list(&self, limit: usize) -> Result<Vec<stored::Member>, StoreError> {
-        let mut members = Vec::new();
-        let mut after = None;
-        loop {
-            let page = self.store.list(Table::Agents, after, 512).await?;
-            let read = page
-                .records
-                .iter()
-                .filter_map(|record| stored::Member::decode(record.value.clone()?).ok());
-            members.extend(read.map(|member| stored::Member {
-                revoked: self.is_revoked(&member.uri),
-                ..member
-            }));
-            if limit > 0 && members.len() >= limit {
-                members.truncate(limit);
-                return Ok(members);
-            }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(members),
-            }
-        }
+    pub async fn page(
+        &self,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<(Vec<stored::Member>, Option<Cursor>), StoreError> {
+        let page = self.store.list(Table::Agents, after, limit).await?;
+        let read = page
+            .records
+            .iter()
+            .filter_map(|record| stored::Member::decode(record.value.clone()?).ok());
+        let members = read.map(|member| stored::Member {
+            revoked: self.is_revoked(&member.uri),
+            ..member
+        });
+        Ok((members.collect(), page.next))
     }
 }
 

@@ -246,6 +246,60 @@ async fn sessions_are_listed_beyond_a_page_by_kind_and_up_to_a_number() {
     let rows = server.cli(&["sessions", "--json"]);
     let rows: Vec<serde_json::Value> = serde_json::from_str(&rows).expect("JSON");
     assert_eq!(rows.len(), 300);
+    assert_eq!(server.status()["sessions"], 300);
+}
+
+fn names(rows: &str, key: &str) -> std::collections::HashSet<String> {
+    let rows: Vec<serde_json::Value> = serde_json::from_str(rows).expect("JSON");
+    let count = rows.len();
+    let names = rows
+        .iter()
+        .map(|row| row[key].as_str().expect("a name").to_owned());
+    let names = names.collect::<std::collections::HashSet<_>>();
+    assert_eq!(names.len(), count, "each once");
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_and_pairs_are_listed_beyond_a_page_each_once_and_up_to_a_number() {
+    let more = "[limits]\npairs = 1000\nreports = 10000\nenrolments_from_prefix = 10000";
+    let server = Deployment::start(&format!("{MEMORY}\n{more}")).await;
+    assert_eq!(server.cli(&["pairs", "--json"]), "[]\n");
+    let (a, b) = (server.agent("a").await, server.agent("b").await);
+    let mut at_a = a.attend(&[]).await.expect("welcome");
+    for number in 0..600_u128 {
+        let report = report(number.to_be_bytes(), &b, 1, 1, 2);
+        at_a.say(Says::Report(report)).await;
+        let heard = at_a.next().await.expect("the stream is open");
+        assert!(matches!(heard, Hears::Waiting(_)), "{number}: {heard:?}");
+    }
+    assert_eq!(names(&server.cli(&["pairs", "--json"]), "pair_id").len(), 600);
+    assert_eq!(
+        names(&server.cli(&["pairs", "--json", "--limit", "301"]), "pair_id").len(),
+        301
+    );
+    assert_eq!(server.status()["waiting_reports"], 600);
+
+    let token = server.cli(&["enroll-token", "--uses", "298"]);
+    let token: identity::EnrolmentToken = token.trim().parse().expect("a token");
+    let tls = identity::first_contact(token.authority()).expect("TLS");
+    let channel = common::connect(server.port, tls).await.expect("it listens");
+    let mut enrolment = pb::enrolment_client::EnrolmentClient::new(channel);
+    for number in 0..298 {
+        let name = format!("host{number}");
+        let request = pb::EnrolRequest {
+            token: token.reveal(),
+            certificate_request: Application::new(&name).expect("a key").request,
+            name,
+        };
+        enrolment.enrol(request).await.expect("the token is good");
+    }
+    // Of them one attends.
+    assert_eq!(names(&server.cli(&["agents", "--json"]), "agent").len(), 300);
+    assert_eq!(
+        names(&server.cli(&["agents", "--json", "--limit", "2"]), "agent").len(),
+        2
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

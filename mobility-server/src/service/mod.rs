@@ -2,6 +2,7 @@
 
 mod agents;
 mod enrolment;
+mod listing;
 mod operators;
 mod relays;
 mod sessions;

@@ -1,25 +1,24 @@
 //! What operators ask, on the control socket.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream;
 use identity::MemberRole;
-use migration::server::{End, Finding, PairRecord};
+use migration::server::{End, Finding};
 use proto::mobility::v1 as pb;
 use proto::stored::v1::{self as stored, note};
+use session_store::Table;
 use tonic::{Request, Response, Status};
 
 use super::Shared;
-use super::sessions::{self, Rows};
+use super::listing::{PAGE, Rows, pages, rows};
+use super::sessions;
+use crate::pairs::Listed;
+use crate::registry::Stream;
 use crate::{convert, members};
 
 pub(super) struct OperatorsService(pub(super) Arc<Shared>);
-
-fn rows<T: Send + 'static>(rows: Vec<T>, limit: u32) -> Response<Rows<T>> {
-    let most = if limit == 0 { usize::MAX } else { limit as usize };
-    Response::new(Box::pin(stream::iter(rows.into_iter().take(most).map(Ok))))
-}
 
 #[tonic::async_trait]
 impl pb::operators_server::Operators for OperatorsService {
@@ -30,26 +29,17 @@ impl pb::operators_server::Operators for OperatorsService {
 
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
         let shared = &self.0;
-        let pairs = self.pairs().await?;
-        let waiting = pairs
-            .iter()
-            .flat_map(|(record, _)| &record.ends)
-            .filter(|end| end.held.is_some());
         let refusals = shared.counters.refusals();
-        let page = shared
-            .store
-            .list(session_store::Table::Sessions, None, 10_000)
-            .await;
         Ok(Response::new(pb::StatusResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_seconds: shared.started.elapsed().as_secs(),
             backend: shared.store.backend().into(),
             epoch: shared.epoch.to_vec(),
             agents: shared.registry.agents() as u64,
-            waiting_reports: waiting.count() as u64,
+            waiting_reports: self.waiting_reports().await?,
             matches: shared.counters.of("matches"),
             destinations: shared.counters.of("destinations"),
-            sessions: page.map_err(|error| shared.store_failed(&error))?.records.len() as u64,
+            sessions: self.sessions().await?,
             relays: shared.relays.all().len() as u64,
             refusals: refusals
                 .into_iter()
@@ -64,59 +54,40 @@ impl pb::operators_server::Operators for OperatorsService {
         request: Request<pb::ListRequest>,
     ) -> Result<Response<Self::ListAgentsStream>, Status> {
         let shared = &self.0;
-        let mut agents: Vec<pb::AgentRow> = shared
+        let attending: Vec<_> = shared
             .registry
             .all()
             .iter()
-            .map(|stream| {
-                let said = stream.said();
-                let finding = match said.local.address == stream.observed.address {
-                    true => Finding::Outside,
-                    false => Finding::BehindNapt,
-                };
-                pb::AgentRow {
-                    agent: stream.agent.0.clone(),
-                    observed: Some(convert::endpoint_message(stream.observed)),
-                    local: Some(convert::endpoint_message(said.local)),
-                    finding: convert::finding(finding).into(),
-                    attached_seconds: stream.since.elapsed().as_secs(),
-                    pairs: u32::try_from(said.pairs.len()).unwrap_or(u32::MAX),
-                    certificate_expires_unix_seconds: members::unix_seconds(stream.member.not_after),
-                    name: stream.member.name.clone(),
-                    state: "attends".into(),
-                }
-            })
+            .map(|stream| attends(stream))
             .collect();
-        let enrolled = shared
-            .members
-            .list(10_000)
-            .await
-            .map_err(|error| shared.store_failed(&error))?;
-        for member in enrolled {
-            if agents.iter().any(|row| row.agent == member.uri) {
-                continue;
+        let shown: HashSet<String> = attending.iter().map(|row| row.agent.clone()).collect();
+        let (shared, shown) = (shared.clone(), Arc::new(shown));
+        let rows = pages(request.get_ref().limit, attending, move |after| {
+            let (shared, shown) = (shared.clone(), shown.clone());
+            async move {
+                let page = shared.members.page(after, PAGE).await;
+                let (members, next) = page.map_err(|error| shared.store_failed(&error))?;
+                let others = members.into_iter().filter(|member| !shown.contains(&member.uri));
+                Ok((others.map(enrolled).collect(), next))
             }
-            agents.push(pb::AgentRow {
-                agent: member.uri,
-                certificate_expires_unix_seconds: member.expires_unix_seconds,
-                name: member.name,
-                state: if member.revoked { "revoked" } else { "enrolled" }.into(),
-                ..pb::AgentRow::default()
-            });
-        }
-        Ok(rows(agents, request.get_ref().limit))
+        });
+        Ok(Response::new(rows))
     }
 
     async fn list_pairs(
         &self,
         request: Request<pb::ListRequest>,
     ) -> Result<Response<Self::ListPairsStream>, Status> {
-        let pairs = self.pairs().await?;
-        let pairs = pairs
-            .iter()
-            .map(|(record, updated)| pair_row(record, *updated))
-            .collect();
-        Ok(rows(pairs, request.get_ref().limit))
+        let shared = self.0.clone();
+        let rows = pages(request.get_ref().limit, Vec::new(), move |after| {
+            let shared = shared.clone();
+            async move {
+                let page = shared.pairs.page(after).await;
+                let (listed, next) = page.map_err(|error| shared.store_failed(&error))?;
+                Ok((listed.iter().map(pair_row).collect(), next))
+            }
+        });
+        Ok(Response::new(rows))
     }
 
     async fn list_sessions(
@@ -130,7 +101,7 @@ impl pb::operators_server::Operators for OperatorsService {
         &self,
         request: Request<pb::ListRequest>,
     ) -> Result<Response<Self::ListRelaysStream>, Status> {
-        Ok(rows(self.0.relays.all(), request.get_ref().limit))
+        Ok(Response::new(rows(self.0.relays.all(), request.get_ref().limit)))
     }
 
     async fn create_token(
@@ -206,25 +177,65 @@ impl pb::operators_server::Operators for OperatorsService {
 }
 
 impl OperatorsService {
-    async fn pairs(&self) -> Result<Vec<(PairRecord, u64)>, Status> {
-        let mut pairs = Vec::new();
-        let mut after = None;
+    async fn waiting_reports(&self) -> Result<u64, Status> {
+        let (mut count, mut after) = (0, None);
         loop {
             let page = self.0.pairs.page(after).await;
             let (listed, next) = page.map_err(|error| self.0.store_failed(&error))?;
-            pairs.extend(listed.into_iter().map(|pair| {
-                let updated = u64::try_from(pair.updated.0.as_millis()).unwrap_or(u64::MAX);
-                (pair.record, updated)
-            }));
+            let ends = listed.iter().flat_map(|pair| &pair.record.ends);
+            count += ends.filter(|end| end.held.is_some()).count() as u64;
             match next {
                 Some(next) => after = Some(next),
-                None => return Ok(pairs),
+                None => return Ok(count),
+            }
+        }
+    }
+
+    async fn sessions(&self) -> Result<u64, Status> {
+        let (mut count, mut after) = (0, None);
+        loop {
+            let page = self.0.store.list(Table::Sessions, after, PAGE).await;
+            let page = page.map_err(|error| self.0.store_failed(&error))?;
+            count += page.records.len() as u64;
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(count),
             }
         }
     }
 }
 
-fn pair_row(record: &PairRecord, updated: u64) -> pb::PairRow {
+fn attends(stream: &Stream) -> pb::AgentRow {
+    let said = stream.said();
+    let finding = match said.local.address == stream.observed.address {
+        true => Finding::Outside,
+        false => Finding::BehindNapt,
+    };
+    pb::AgentRow {
+        agent: stream.agent.0.clone(),
+        observed: Some(convert::endpoint_message(stream.observed)),
+        local: Some(convert::endpoint_message(said.local)),
+        finding: convert::finding(finding).into(),
+        attached_seconds: stream.since.elapsed().as_secs(),
+        pairs: u32::try_from(said.pairs.len()).unwrap_or(u32::MAX),
+        certificate_expires_unix_seconds: members::unix_seconds(stream.member.not_after),
+        name: stream.member.name.clone(),
+        state: "attends".into(),
+    }
+}
+
+fn enrolled(member: stored::Member) -> pb::AgentRow {
+    pb::AgentRow {
+        agent: member.uri,
+        certificate_expires_unix_seconds: member.expires_unix_seconds,
+        name: member.name,
+        state: if member.revoked { "revoked" } else { "enrolled" }.into(),
+        ..pb::AgentRow::default()
+    }
+}
+
+fn pair_row(pair: &Listed) -> pb::PairRow {
+    let record = &pair.record;
     let [first, second] = &record.key.names;
     let [first_state, second_state] = [&record.ends[0], &record.ends[1]].map(end_state);
     let held = record.ends.iter().filter_map(|end| end.held.as_ref());
@@ -243,7 +254,7 @@ fn pair_row(record: &PairRecord, updated: u64) -> pb::PairRow {
             .as_ref()
             .map(|decision| format!("{} {:?}", decision.number, decision.what))
             .unwrap_or_default(),
-        updated_unix_milliseconds: updated,
+        updated_unix_milliseconds: u64::try_from(pair.updated.0.as_millis()).unwrap_or(u64::MAX),
         connections: u32::try_from(connections).unwrap_or(u32::MAX),
     }
 }

@@ -1,19 +1,16 @@
 //! The session store, for proxies and relays.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures_util::Stream;
 use identity::MemberRole;
 use prost::Message;
 use proto::mobility::v1 as pb;
 use session_store::{Expected, Key, Lease, Record, Revision, Swap, Table};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::Shared;
+use super::listing::{PAGE, Rows, pages};
 
 const RELAYS: [MemberRole; 2] = [MemberRole::Proxy, MemberRole::Relay];
 /// What a lease is without a wish, and at most.
@@ -21,8 +18,6 @@ const LEASE: u32 = 300;
 const LONGEST_LEASE: u32 = 86_400;
 
 pub(super) struct SessionsService(pub(super) Arc<Shared>);
-
-pub(super) type Rows<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl pb::sessions_server::Sessions for SessionsService {
@@ -149,38 +144,17 @@ fn read(record: &Record) -> Option<pb::Session> {
     Some(session)
 }
 
-/// Page by page, as fast as they are read.
+/// Those of one kind, or all.
 pub(super) fn list(shared: &Arc<Shared>, request: &pb::ListSessionsRequest) -> Rows<pb::Session> {
-    let (out, rows) = mpsc::channel(64);
     let (shared, kind) = (shared.clone(), request.kind);
-    let mut left = match request.limit {
-        0 => u32::MAX,
-        limit => limit,
-    };
-    tokio::spawn(async move {
-        let mut after = None;
-        loop {
-            let page = match shared.store.list(Table::Sessions, after, 256).await {
-                Ok(page) => page,
-                Err(error) => {
-                    let _ = out.send(Err(shared.store_failed(&error))).await;
-                    return;
-                }
-            };
-            for session in page.records.iter().filter_map(read) {
-                if kind != 0 && session.kind != kind {
-                    continue;
-                }
-                if left == 0 || out.send(Ok(session)).await.is_err() {
-                    return;
-                }
-                left -= 1;
-            }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return,
-            }
+    pages(request.limit, Vec::new(), move |after| {
+        let shared = shared.clone();
+        async move {
+            let page = shared.store.list(Table::Sessions, after, PAGE).await;
+            let page = page.map_err(|error| shared.store_failed(&error))?;
+            let sessions = page.records.iter().filter_map(read);
+            let wanted = sessions.filter(|session| kind == 0 || session.kind == kind);
+            Ok((wanted.collect(), page.next))
         }
-    });
-    Box::pin(ReceiverStream::new(rows))
+    })
 }
