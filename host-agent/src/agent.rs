@@ -118,6 +118,8 @@ pub struct Agent<D> {
     pub sessions: HashMap<Tuple, Managed>,
     /// Connections whose peer offers migration, but with whom there is no pair yet.
     pub unpaired: HashSet<Tuple>,
+    /// Connections that got their keys when their address had gone already.
+    late: Vec<Tuple>,
     /// Addresses that are kept for connections.
     pub retired: BTreeSet<IpAddr>,
     /// Where IPv4 is reached over IPv6.
@@ -169,6 +171,7 @@ impl<D: Datapath> Agent<D> {
             ports,
             sessions: HashMap::new(),
             unpaired: HashSet::new(),
+            late: Vec::new(),
             retired: BTreeSet::new(),
             nat64: Vec::new(),
             prefer: Prefer::default(),
@@ -226,6 +229,7 @@ impl<D: Datapath> Agent<D> {
     /// Ten times a second: new connections, suspects that have recovered, timeouts to restore.
     pub fn tick(&mut self, now: Timestamp) {
         self.take_opened();
+        self.follow_late(now);
         self.try_other_families(now);
         self.look_at_paths(now);
         let watched: Vec<Tuple> = self

@@ -233,20 +233,28 @@ impl Pairs {
         self.store.save()
     }
 
-    /// The pairs to which a peer with this address and agent port may belong, the newest first.
+    /// The exchanges with the peers who may have this address and agent port, the newest first: of each peer that was
+    /// seen or lives there by one of its newest two, both. The peer may have taken a connection up just before or just
+    /// after an exchange, and who has moved in between knows the other by another address.
     pub fn of(&self, peer: IpAddr, agent_port: u16) -> Vec<&Pair> {
+        let there = |pair: &Pair| {
+            pair.peer_agent_port == agent_port
+                && (pair.peer_observed.address == peer || pair.peer_direct_addresses.contains(&peer))
+        };
         let mut found: Vec<&Pair> = self
             .store
             .iter()
-            // The newest two: the ends may take up a connection just before and just after an exchange.
+            .filter(|epochs| epochs.pairs().take(2).any(there))
             .flat_map(|epochs| epochs.pairs().take(2))
-            .filter(|pair| {
-                pair.peer_agent_port == agent_port
-                    && (pair.peer_observed.address == peer || pair.peer_direct_addresses.contains(&peer))
-            })
             .collect();
         found.sort_by_key(|pair| std::cmp::Reverse(pair.established_at));
         found
+    }
+
+    /// The newest two exchanges of a pair, wherever its peer was then.
+    pub fn newest(&self, pair_id: &Uuid) -> impl Iterator<Item = &Pair> {
+        let epochs = self.store.by_pair_id(pair_id);
+        epochs.into_iter().flat_map(|epochs| epochs.pairs().take(2))
     }
 
     /// The exchange from which a connection has its keys.

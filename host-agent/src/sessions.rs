@@ -223,6 +223,42 @@ impl Managed {
         &self.candidates[self.chosen]
     }
 
+    /// Takes up further keys, of a connection for which no MAC has shown yet which are right: at most `most`. Where
+    /// there is no room, a pair's oldest give way to its newest. The newest of the pair count from then on, for both
+    /// ends have those of the newest exchange that both know of, and the servers match connections by them. Returns
+    /// those that gave way, or nothing when all were known.
+    pub fn add_candidates(&mut self, fresh: Vec<KeySet>, most: usize) -> Option<Vec<KeySet>> {
+        let mut gone = Vec::new();
+        let mut changed = false;
+        for set in fresh {
+            let label = set.keys.label();
+            let known = self.candidates.iter().any(|held| held.keys.label() == label);
+            // What has just given way is not taken up again.
+            if known || gone.iter().any(|old: &KeySet| old.keys.label() == label) {
+                continue;
+            }
+            if self.candidates.len() < most {
+                self.candidates.push(set);
+                changed = true;
+                continue;
+            }
+            let older = self
+                .candidates
+                .iter_mut()
+                .filter(|held| held.pair_id == set.pair_id && held.epoch < set.epoch);
+            if let Some(oldest) = older.min_by_key(|held| held.epoch) {
+                gone.push(std::mem::replace(oldest, set));
+                changed = true;
+            }
+        }
+        let pair_id = self.keys().pair_id;
+        let newest = (0..self.candidates.len())
+            .filter(|index| self.candidates[*index].pair_id == pair_id)
+            .max_by_key(|index| self.candidates[*index].epoch);
+        self.chosen = newest.unwrap_or(self.chosen);
+        changed.then_some(gone)
+    }
+
     /// What the data path keeps of it across a restart of the agent.
     pub fn session(&self) -> Session {
         let set = self.keys();

@@ -87,7 +87,19 @@ impl<D: Datapath> Agent<D> {
         let Some(managed) = self.sessions.get_mut(&heard.identity) else {
             return;
         };
-        managed.chosen = (heard.candidate as usize).min(managed.candidates.len() - 1);
+        // Its place, or where its keys have gone meanwhile.
+        let fits = |set: &KeySet| {
+            managed
+                .tokens
+                .iter()
+                .any(|number| set.keys.token(*number) == heard.token)
+        };
+        let place = (heard.candidate as usize).min(managed.candidates.len() - 1);
+        let moved_to = match fits(&managed.candidates[place]) {
+            true => None,
+            false => managed.candidates.iter().position(fits),
+        };
+        managed.chosen = moved_to.unwrap_or(place);
         managed.proven = true;
         let (from, to) = (heard.wire.remote, heard.wire.local);
         let event = match kind {

@@ -67,22 +67,7 @@ impl<D: Datapath> Agent<D> {
             })
             .map(|managed| managed.identity)
             .collect();
-        if self.holders.contains_key(&address) {
-            self.write(|datapath| {
-                datapath.put_source(
-                    address,
-                    Source {
-                        ifindex: 0,
-                        usable: false,
-                    },
-                )
-            });
-            if self.retired.insert(address) {
-                self.effects.push(Effect::Retire(address));
-            }
-        } else {
-            self.datapath.remove_source(address);
-        }
+        self.keep_address(address);
         for identity in &concerned {
             self.advance(*identity, Event::AddressLost { local: address }, now);
         }
@@ -94,6 +79,46 @@ impl<D: Datapath> Agent<D> {
         tracing::info!(%address, connections = concerned.len(), "address lost");
         self.effects.push(Effect::UpdateFacts);
         self.effects.push(Effect::FindWaysOut);
+    }
+
+    /// An address that has gone is kept for the connections that still hold it.
+    fn keep_address(&mut self, address: IpAddr) {
+        if !self.holders.contains_key(&address) {
+            self.datapath.remove_source(address);
+            return;
+        }
+        self.write(|datapath| {
+            datapath.put_source(
+                address,
+                Source {
+                    ifindex: 0,
+                    usable: false,
+                },
+            )
+        });
+        if self.retired.insert(address) {
+            self.effects.push(Effect::Retire(address));
+        }
+    }
+
+    /// Connections whose address went while they waited for keys: they move now that they can.
+    pub(super) fn follow_late(&mut self, now: Timestamp) {
+        let late = std::mem::take(&mut self.late);
+        let late: Vec<Tuple> = late
+            .into_iter()
+            .filter(|identity| self.network.device_of(identity.local.address).is_none())
+            .filter(|identity| self.sessions.get(identity).is_some_and(Managed::is_live))
+            .collect();
+        for identity in &late {
+            let address = identity.local.address;
+            self.keep_address(address);
+            self.advance(*identity, Event::AddressLost { local: address }, now);
+            self.timeline
+                .note(identity, "moves_late", "its address went before it had keys");
+        }
+        if !late.is_empty() {
+            self.effects.push(Effect::FindWaysOut);
+        }
     }
 
     pub(super) fn address_gained(&mut self, address: IpAddr, ifindex: u32, now: Timestamp) {

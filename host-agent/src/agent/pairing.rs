@@ -97,25 +97,32 @@ impl<D: Datapath> Agent<D> {
             let Some(connection) = self.datapath.connection(&identity) else {
                 continue;
             };
-            let Some(isns) = self.sessions.get(&identity).map(|managed| managed.isns) else {
+            let Some(managed) = self.sessions.get(&identity) else {
                 continue;
             };
-            let sets = self.key_sets(identity.remote.address, connection.peer_agent_port, isns);
+            let isns = managed.isns;
+            // Since the connection was set up its peer may have left the address by which it is known here.
+            let mut fresh: Vec<KeySet> = self
+                .pairs
+                .newest(&managed.keys().pair_id)
+                .map(|pair| self.key_set(pair, isns))
+                .collect();
+            fresh.extend(self.key_sets(identity.remote.address, connection.peer_agent_port, isns));
             let Some(managed) = self.sessions.get_mut(&identity) else {
                 continue;
             };
-            let held: Vec<_> = managed.candidates.iter().map(|set| set.keys.label()).collect();
-            let fresh: Vec<KeySet> = sets
-                .into_iter()
-                .filter(|set| !held.contains(&set.keys.label()))
-                .collect();
-            if fresh.is_empty() || held.len() >= MOST_CANDIDATES {
+            let gone = managed.add_candidates(fresh, MOST_CANDIDATES);
+            let Some(gone) = gone else {
                 continue;
-            }
-            managed.candidates.extend(fresh);
-            managed.candidates.truncate(MOST_CANDIDATES);
+            };
             // Every number's token is told again, now for all of them.
-            managed.tokens.clear();
+            let numbers = std::mem::take(&mut managed.tokens);
+            for set in gone {
+                for number in &numbers {
+                    self.datapath.remove_token(set.keys.token(*number), &identity);
+                }
+            }
+            self.reporting.renew(managed.keys().pair_id, identity);
             self.settle(identity);
         }
     }
@@ -151,6 +158,9 @@ impl<D: Datapath> Agent<D> {
         self.hold(managed);
         self.timeline.count("enrolled");
         self.settle(identity);
+        if self.network.device_of(identity.local.address).is_none() {
+            self.late.push(identity);
+        }
         if self.datapath.connection(&identity).is_none() {
             // It closed meanwhile, and nobody would tell.
             self.bury(identity);
@@ -174,13 +184,15 @@ impl<D: Datapath> Agent<D> {
     /// The keys that a connection with this peer may have: as many as a token's list has room for.
     pub(super) fn key_sets(&self, peer: IpAddr, agent_port: u16, isns: (u32, u32)) -> Vec<KeySet> {
         let pairs = self.pairs.of(peer, agent_port).into_iter().take(MOST_CANDIDATES);
-        pairs
-            .map(|pair| KeySet {
-                keys: ConnectionKeys::derive(&pair.key, pair.epoch, isns.0, isns.1),
-                pair_id: self.pairs.name(pair.pair_id),
-                epoch: pair.epoch,
-            })
-            .collect()
+        pairs.map(|pair| self.key_set(pair, isns)).collect()
+    }
+
+    fn key_set(&self, pair: &identity::Pair, isns: (u32, u32)) -> KeySet {
+        KeySet {
+            keys: ConnectionKeys::derive(&pair.key, pair.epoch, isns.0, isns.1),
+            pair_id: self.pairs.name(pair.pair_id),
+            epoch: pair.epoch,
+        }
     }
 
     /// The side that opened a connection dials at once; the other one only when nothing comes.

@@ -113,6 +113,16 @@ impl Reporting {
         }
     }
 
+    /// A connection goes by another label now: what has been said of its pair is said anew.
+    pub(super) fn renew(&mut self, pair_id: Uuid, identity: Tuple) {
+        if self.in_trouble.contains_key(&identity)
+            && let Some(trouble) = self.troubles.get_mut(&pair_id)
+        {
+            trouble.report = None;
+            self.touch(identity);
+        }
+    }
+
     /// What is wanted, when it is not what was taken last.
     pub fn take_changed(&mut self) -> Option<Wanted> {
         if self.wanted == self.published {

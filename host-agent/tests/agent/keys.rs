@@ -135,3 +135,55 @@ fn of_several_agents_at_one_address_each_is_remembered_by_the_next_agent_here() 
         world.assert_data_flows(connection);
     }
 }
+
+/// The label by which a side reports a connection.
+fn label(world: &mut World, side: Side, connection: Tuple) -> Option<u64> {
+    let sessions = &world.host(side).agent.sessions;
+    let managed = sessions.get(&seen_by(side, connection))?;
+    Some(managed.keys().keys.label())
+}
+
+#[test]
+fn ends_that_know_each_other_by_addresses_of_different_exchanges_have_keys_in_common() {
+    let mut world = World::new();
+    world.exchange(Side::A);
+    // B does not know A by its next address, so that only A has keys for what A opens from there.
+    world.trusting = false;
+    world.lose(Side::A, "10.0.1.2");
+    world.gain(Side::A, "192.168.7.9");
+    let connection = world.connect();
+    assert_eq!(world.state(Side::A, connection), Some(State::Established));
+    assert_eq!(world.state(Side::B, connection), None);
+
+    // The next exchange shows B where A is. A knows B by another address than the connection's now.
+    world.lose(Side::B, "203.0.113.3");
+    world.gain(Side::B, "198.51.100.7");
+    world.exchange(Side::A);
+    world.settle();
+    let labels = [Side::A, Side::B].map(|side| label(&mut world, side, connection));
+    assert!(labels[0].is_some(), "{}", world.story());
+    assert_eq!(labels[0], labels[1], "the servers would not match it");
+    world.run(millis(5000));
+    world.assert_resumed(connection, "192.168.7.9", "198.51.100.7");
+    world.assert_data_flows(connection);
+}
+
+#[test]
+fn a_connection_that_has_seen_many_exchanges_has_the_keys_of_the_newest() {
+    let mut world = World::new();
+    let connection = world.connect();
+    for _ in 0..9 {
+        world.exchange(Side::A);
+    }
+    let newest = world.a.agent.pairs.all().map(|pair| pair.epoch).max();
+    for side in [Side::A, Side::B] {
+        let managed = &world.host(side).agent.sessions[&seen_by(side, connection)];
+        assert!(managed.candidates.len() <= 4);
+        assert_eq!(Some(managed.keys().epoch), newest, "{side:?}");
+    }
+    world.lose(Side::A, "10.0.1.2");
+    world.gain(Side::A, "192.168.7.9");
+    world.run(millis(1000));
+    world.assert_resumed(connection, "192.168.7.9", "203.0.113.3");
+    world.assert_data_flows(connection);
+}
