@@ -6,11 +6,14 @@
 //!    come and go) and tells them what to do; they note when bytes reach them, by the machine's monotonic clock.
 //! 3. [`moves`] takes addresses away and gives others by [`netlink`], with an eye on the same clock;
 //!    [`throughput`] and [`rate`] measure in turns, with and without agents, and [`relayed`] what can stand between a terminal and a server.
+//!    [`notice`] tells stories in which no address changes, and [`footprint`] looks at the agent's memory.
 //! 4. [`table`] prints what was found, and [`Outcome`] keeps it as JSON.
 pub mod clock;
 pub mod command;
+pub mod footprint;
 pub mod moves;
 pub mod netlink;
+pub mod notice;
 pub mod pair;
 pub mod rate;
 pub mod relayed;
@@ -31,7 +34,17 @@ use crate::agents::Agents;
 use crate::machine::{Claim, sweep};
 
 /// What can be measured, in this order.
-pub const ROWS: [&str; 6] = ["move", "single", "many", "throughput", "rate", "relay"];
+pub const ROWS: [&str; 9] = [
+    "move",
+    "single",
+    "many",
+    "notice",
+    "throughput",
+    "unprotected",
+    "rate",
+    "memory",
+    "relay",
+];
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -49,8 +62,11 @@ pub struct Outcome {
     pub moves: Vec<moves::Cell>,
     pub single: Vec<moves::Cell>,
     pub many: Vec<moves::Cell>,
+    pub notice: Vec<notice::Silence>,
     pub throughput: Vec<throughput::Comparison>,
+    pub unprotected: Vec<throughput::Comparison>,
     pub rate: Vec<throughput::Comparison>,
+    pub memory: Vec<footprint::Footprint>,
     pub relay: Vec<throughput::Comparison>,
 }
 
@@ -92,6 +108,9 @@ pub fn run(options: &Options) -> Result<Outcome, String> {
             "move" => moves::measure(&bench).map(|cells| outcome.moves = cells),
             "single" => moves::measure_single(&bench).map(|cells| outcome.single = cells),
             "many" => moves::measure_many(&bench).map(|cells| outcome.many = cells),
+            "notice" => notice::measure(&bench).map(|rows| outcome.notice = rows),
+            "unprotected" => throughput::measure_unprotected(&bench).map(|rows| outcome.unprotected = rows),
+            "memory" => footprint::measure(&bench).map(|rows| outcome.memory = rows),
             "throughput" => throughput::measure(&bench).map(|rows| outcome.throughput = rows),
             "rate" => rate::measure(&bench).map(|rows| outcome.rate = rows),
             _ => relayed::measure(&bench).map(|rows| outcome.relay = rows),

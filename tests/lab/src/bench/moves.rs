@@ -145,14 +145,20 @@ pub fn measure_single(bench: &Bench) -> Result<Vec<Cell>, String> {
     Ok(cells)
 }
 
-/// Hundreds and a thousand at once.
+/// Hundreds, a thousand and ten thousand at once.
 pub fn measure_many(bench: &Bench) -> Result<Vec<Cell>, String> {
-    let sizes: &[u32] = if bench.quick { &[200] } else { &[200, 1000] };
+    let sizes: &[u32] = if bench.quick { &[200] } else { &[200, 1000, 10_000] };
     let mut cells = Vec::new();
     for connections in sizes {
         let plans = [Plan {
             outage: Duration::from_secs(2),
-            rounds: if bench.quick { 2 } else { 5 },
+            rounds: if bench.quick {
+                2
+            } else if *connections > 1000 {
+                3
+            } else {
+                5
+            },
         }];
         let workloads = [Workload::RequestResponse, Workload::IdleUp];
         let groups = gather(bench, &[Means::Agents], &workloads, *connections)?;
@@ -290,7 +296,8 @@ fn slot(groups: usize, outage: Duration, flow: Duration, connections: u32) -> Du
     let busy = match connections {
         1 => Duration::from_millis(120),
         2..=100 => Duration::from_millis(500),
-        _ => Duration::from_millis(1500),
+        101..=1000 => Duration::from_millis(1500),
+        _ => Duration::from_secs(6),
     };
     let alone = flow + outage + busy;
     // All leave before the first arrives, if the outage is long enough for that.

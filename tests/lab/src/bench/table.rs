@@ -2,7 +2,9 @@
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
+use super::footprint::Footprint;
 use super::moves::Cell;
+use super::notice::Silence;
 use super::throughput::Comparison;
 
 /// What a number of measured values looks like; its unit is that of the values.
@@ -115,6 +117,55 @@ pub fn comparisons(title: &str, rows: &[Comparison]) {
         ]);
     }
     finish(table, 3);
+}
+
+pub fn footprints(title: &str, rows: &[Footprint]) {
+    let columns = [
+        "connections",
+        "moved",
+        "agent MiB",
+        "KiB each",
+        "maps MiB",
+        "bytes each",
+    ];
+    let mut table = begin(title, &columns);
+    for row in rows {
+        let mebi = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
+        table.add_row([
+            row.connections.to_string(),
+            if row.moved { "yes" } else { "no" }.to_owned(),
+            mebi(row.resident),
+            format!("{:.2}", row.resident_each / 1024.0),
+            mebi(row.maps),
+            format!("{:.0}", row.maps_each),
+        ]);
+    }
+    finish(table, 2);
+}
+
+pub fn silences(title: &str, rows: &[Silence]) {
+    let columns = [
+        "what happens",
+        "outage",
+        "stories",
+        "asks: p50",
+        "max",
+        "receives: p50",
+        "max",
+    ];
+    let mut table = begin(title, &columns);
+    for row in rows {
+        table.add_row([
+            row.kind.to_owned(),
+            millis(row.outage),
+            row.asks.samples.to_string(),
+            millis(row.asks.p50),
+            millis(row.asks.max),
+            millis(row.receives.p50),
+            millis(row.receives.max),
+        ]);
+    }
+    finish(table, 1);
 }
 
 fn begin(title: &str, columns: &[&str]) -> Table {

@@ -61,6 +61,17 @@ impl Cable {
         })
     }
 
+    /// Its connections are with a neighbour of the phone that has no agent.
+    fn beside(bench: &Bench, name: &str, means: Means) -> Result<Cable, String> {
+        let mut world = World::build(bench, name, means, Layout::Cable)?;
+        world.add_neighbour(bench, name)?;
+        Ok(Cable {
+            download: world.connect_to_neighbour(Role::Sink, Role::Source)?,
+            upload: world.connect_to_neighbour(Role::Source, Role::Sink)?,
+            world,
+        })
+    }
+
     /// Gbit/s at the receiving application.
     fn run(&mut self, upload: bool, time: Duration) -> Result<f64, String> {
         let (source, sink) = if upload {
@@ -114,5 +125,46 @@ pub fn measure(bench: &Bench) -> Result<Vec<Comparison>, String> {
         }
     }
     table::comparisons("Throughput of one stream", &rows);
+    Ok(rows)
+}
+
+/// What agents cost those who have nothing from them: one stream with a host that has none, in turns without an agent
+/// at this end, with one of which nothing has moved, and with one that translates another connection.
+pub fn measure_unprotected(bench: &Bench) -> Result<Vec<Comparison>, String> {
+    let (rounds, time) = if bench.quick {
+        (3, Duration::from_millis(600))
+    } else {
+        (7, Duration::from_millis(1000))
+    };
+    let mut none = Cable::beside(bench, "bnone", Means::Plain)?;
+    let mut idle = Cable::beside(bench, "bidle", Means::Agents)?;
+    let mut moved = Cable::beside(bench, "bmoved", Means::Agents)?;
+    let refused = |error: std::io::Error| format!("the phone's kernel refused a change of address: {error}");
+    let _translated = moved.world.connect(1, Role::Sink, Role::Sink, None)?;
+    moved.world.disappear().map_err(refused)?;
+    moved.world.reappear().map_err(refused)?;
+    let mut rows = Vec::new();
+    for offloads in [true, false] {
+        for cable in [&none, &idle, &moved] {
+            cable.world.set_offloads(offloads)?;
+        }
+        let conditions = if offloads { "offloads on" } else { "offloads off" };
+        for upload in [false, true] {
+            let direction = if upload { "upload" } else { "download" };
+            let mut pairs = [Vec::new(), Vec::new()];
+            for _ in 0..rounds {
+                for (cable, found) in [&mut idle, &mut moved].into_iter().zip(&mut pairs) {
+                    let without = none.run(upload, time)?;
+                    found.push((without, cable.run(upload, time)?));
+                }
+            }
+            bench.progress(&format!("unprotected {direction}, {conditions}"));
+            for (others, pairs) in ["nothing has moved", "another has moved"].into_iter().zip(&pairs) {
+                let what = format!("unprotected {direction}, {others}");
+                rows.push(Comparison::new(&what, conditions, "Gbit/s", pairs));
+            }
+        }
+    }
+    table::comparisons("Throughput of one stream with a host that has no agent", &rows);
     Ok(rows)
 }

@@ -57,7 +57,7 @@ const ROAD_RATE: &str = "1gbit";
 const ROAD_QUEUE: &str = "1ms";
 const LENGTH: u8 = 16;
 /// How long agents may need to learn of new connections.
-const KNOWN: Duration = Duration::from_secs(30);
+const KNOWN: Duration = Duration::from_secs(120);
 
 pub struct World {
     pub means: Means,
@@ -67,6 +67,9 @@ pub struct World {
     agents: Agents,
     /// Starts the agents and reads what they say.
     _programs: Programs,
+    board: Board,
+    /// A host without agent, next to the phone on a link of its own.
+    neighbour: Option<Station>,
     netlink: Netlink,
     /// How many addresses the phone has had.
     moves: u16,
@@ -95,11 +98,14 @@ impl World {
         let netlink = Netlink::open(&phone.netns, devices).map_err(|error| error.to_string())?;
         let executable = (means == Means::Agents).then(|| bench.agent.clone());
         let logs = bench.claim.directory.join("logs");
+        let board = Board::default();
         let mut world = World {
             means,
             layout,
             agents: Agents::new(&bench.claim.directory, executable),
-            _programs: Programs::new(Board::default(), Timeline::new(false), logs)?,
+            _programs: Programs::new(board.clone(), Timeline::new(false), logs)?,
+            board,
+            neighbour: None,
             phone,
             server,
             netlink,
@@ -236,6 +242,43 @@ impl World {
         Ok(Pair { client, server })
     }
 
+    /// Gives the phone a neighbour that has no agent: connections with it are plain TCP, whatever the phone runs.
+    pub fn add_neighbour(&mut self, bench: &Bench, name: &str) -> Result<(), String> {
+        let neighbour = station(bench, &format!("{name}-other"))?;
+        let laid = join("side", &self.phone, &neighbour)
+            .and_then(|()| netns::ip(&self.phone.netns, "addr add 10.9.0.1/24 dev side\n"))
+            .and_then(|()| netns::ip(&neighbour.netns, "addr add 10.9.0.2/24 dev side\n"));
+        laid.map_err(|error| error.to_string())?;
+        self.neighbour = Some(neighbour);
+        Ok(())
+    }
+
+    /// One connection with the neighbour.
+    pub fn connect_to_neighbour(&mut self, client: Role, server: Role) -> Result<Pair, String> {
+        let neighbour = self.neighbour.as_ref().ok_or("there is no neighbour")?;
+        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 0, 2)), self.next_port);
+        self.next_port += 100;
+        let end = |role, connections| {
+            Program::Traffic(Description {
+                address,
+                connections,
+                role,
+                mptcp: false,
+                send_buffer: None,
+            })
+        };
+        let mut server = End::start(neighbour, &end(server, 0))?;
+        let client = End::start(&self.phone, &end(client, 1))?;
+        let _: Opened = server.ask("accepted 1")?;
+        Ok(Pair { client, server })
+    }
+
+    /// The process of the phone's agent.
+    pub fn agent_pid(&self) -> Option<i32> {
+        let program = self.agents.program(&self.phone.name)?;
+        self.board.lock().programs.get(&program)?.pid
+    }
+
     /// Programs whose connections come and go.
     pub fn serve_short(&mut self) -> Result<Pair, String> {
         let address = SocketAddr::new(IpAddr::V4(self.server_address()), self.next_port);
@@ -253,6 +296,29 @@ impl World {
         })
     }
 
+    /// Waits until so many of the phone's connections have moved and are resumed.
+    pub fn await_moved(&self, connections: usize) -> Result<(), String> {
+        let until = Instant::now() + KNOWN;
+        loop {
+            let rows = self
+                .agents
+                .ask(&self.phone.name, AgentList::Connections)
+                .unwrap_or_default();
+            let resumed = |row: &&serde_json::Value| {
+                row["state"] == "Established" && row["moves"].as_u64().is_some_and(|moves| moves > 0)
+            };
+            let moved = rows.iter().filter(resumed).count();
+            if moved >= connections {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(format!("{moved} of {connections} connections have moved"));
+            }
+            // The agent's list is asked for, nobody announces it.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     fn known_at(&self, station: &Station) -> usize {
         let rows = self.agents.ask(&station.name, AgentList::Connections);
         rows.map_or(0, |rows| rows.len())
@@ -261,9 +327,16 @@ impl World {
     /// Segmentation and receive offloads of every device that carries the connections, the agents' among them.
     pub fn set_offloads(&self, on: bool) -> Result<(), String> {
         let word = if on { "on" } else { "off" };
-        for station in [&self.phone, &self.server] {
-            let mut devices = vec!["wifi"];
-            if self.means == Means::Agents {
+        for station in [&self.phone, &self.server].into_iter().chain(&self.neighbour) {
+            let beside = self
+                .neighbour
+                .as_ref()
+                .is_some_and(|other| other.name == station.name);
+            let mut devices = if beside { vec![] } else { vec!["wifi"] };
+            if self.neighbour.is_some() && station.name != self.server.name {
+                devices.push("side");
+            }
+            if self.means == Means::Agents && !beside {
                 devices.push("mob0");
             }
             for device in devices {
