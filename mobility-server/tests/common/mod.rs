@@ -224,6 +224,7 @@ pub async fn connect_after(
             let tls = tls.clone();
             async move {
                 let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+                stream.set_nodelay(true)?;
                 stream.write_all(first).await?;
                 let name = "127.0.0.1".try_into().expect("an address");
                 tls.connect(name, stream).await.map(TokioIo::new)
