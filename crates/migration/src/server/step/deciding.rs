@@ -1,0 +1,185 @@
+//! What is decided when both ends can be brought together, and what when a decision has failed.
+
+use super::*;
+
+impl Turn<'_> {
+    /// Says something to who has just reported: a destination if there is one, or that it has to wait.
+    pub(super) fn answer(&mut self, side: Side) {
+        let before = self.told().map(|told| told.number);
+        self.decide();
+        match self.told().map(|told| told.number) {
+            Some(_) if before == self.told().map(|told| told.number) => self.tell(side),
+            Some(_) => {}
+            None => self.tell_waiting(side),
+        }
+    }
+
+    /// Makes a decision if there is one to make, and lets go of one that does not fit any more.
+    pub(super) fn decide(&mut self) {
+        self.probe_where_needed();
+        let Some(found) = self.find_match() else {
+            return self.drop_decision(&Side::BOTH);
+        };
+        if found.counters != self.record.tried_for {
+            self.record.tried.clear();
+            self.record.narrowed.clear();
+            self.record.rests_until = None;
+            self.record.tried_for = found.counters;
+        } else if self.record.rests_until.is_some() {
+            return;
+        }
+        let tries = plan(&found.standings[0], &found.standings[1]);
+        let in_force = self
+            .record
+            .decision
+            .as_ref()
+            .filter(|decision| decision.counters == found.counters);
+        if in_force.is_some_and(|decision| tries.contains(&decision.what)) {
+            return;
+        }
+        let Some(&what) = tries.iter().find(|what| !self.record.tried.contains(what)) else {
+            self.drop_decision(&Side::BOTH);
+            self.record.rests_until = Some(self.now + self.rules.rest);
+            return self.out.push(ServerAction::NoWay);
+        };
+        self.record.tried.push(what);
+        self.record.decisions += 1;
+        let number = self.record.decisions;
+        // A proxy that was asked beside the direct try has answered by now, or it is asked again.
+        let ready = match what {
+            Try::Proxy => self.granted_for(&found),
+            _ => Vec::new(),
+        };
+        let asks = match what {
+            Try::Proxy => ready.is_empty(),
+            // So that it costs no wait when the direct try fails.
+            Try::Simultaneous | Try::SameNapt => true,
+            Try::Send(_) => false,
+        };
+        let tells = what != Try::Proxy || !ready.is_empty();
+        if !tells {
+            // Nothing can be told before the proxy has answered, and what was told before has failed.
+            self.drop_decision(&Side::BOTH);
+        }
+        self.record.decision = Some(Decision {
+            number,
+            made: self.now,
+            what,
+            counters: found.counters,
+            labels: self.record.narrowed.clone(),
+            grants: ready,
+        });
+        if tells {
+            self.tell_both();
+        }
+        if asks {
+            let labels = self.labels(&found);
+            let from = [0, 1].map(|at| found.standings[at].observed.address);
+            self.out.push(ServerAction::AskProxy {
+                decision: number,
+                labels,
+                from,
+            });
+        }
+    }
+
+    /// What a proxy has granted beside the try that has failed, for the same reports and connections.
+    fn granted_for(&self, found: &Match) -> Vec<ProxyGrant> {
+        let kept = self.record.decision.as_ref().or(self.failed.as_ref());
+        let same = kept.filter(|kept| kept.counters == found.counters && kept.what != Try::Proxy);
+        let grants = same.map(|kept| kept.grants.clone()).unwrap_or_default();
+        let wanted = self.labels(found);
+        let granted: Vec<ProxyGrant> = grants
+            .into_iter()
+            .filter(|grant| wanted.contains(&grant.label))
+            .collect();
+        match granted.len() == wanted.len() {
+            true => granted,
+            false => Vec::new(),
+        }
+    }
+
+    /// What is in force has failed.
+    pub(super) fn escalate(&mut self) {
+        let told: Vec<Side> = self.told().map(|_| Side::BOTH.to_vec()).unwrap_or_default();
+        self.failed = self.record.decision.take();
+        let number = self.failed.as_ref().map(|decision| decision.number);
+        self.decide();
+        if self.told().is_none()
+            && let Some(number) = number
+        {
+            for side in told {
+                self.cancel(side, number);
+                if self.record.end(side).held.is_some() {
+                    self.tell_waiting(side);
+                }
+            }
+        }
+    }
+
+    /// Both ends, if they can be brought together.
+    pub(in crate::server) fn find_match(&self) -> Option<Match> {
+        let reports = Side::BOTH.map(|side| self.report(side));
+        let connections = match reports {
+            [Some(first), Some(second)] => ports::matching(first, second),
+            [Some(only), None] | [None, Some(only)] => (0..only.connections.len())
+                .map(|at| Matched { a: at, b: at })
+                .collect(),
+            [None, None] => Vec::new(),
+        };
+        if connections.is_empty() {
+            return None;
+        }
+        let first = standing(self.record.end(Side::First), reports[1])?;
+        let second = standing(self.record.end(Side::Second), reports[0])?;
+        Some(Match {
+            standings: [first, second],
+            connections,
+            counters: self.counters(),
+        })
+    }
+
+    /// Asks for a probe of every end whose address is its own, once for each report.
+    fn probe_where_needed(&mut self) {
+        for side in Side::BOTH {
+            let end = self.record.end(side);
+            let (claimed, stream) = match (&end.held, end.present) {
+                (Some(held), _) => (
+                    held.report.source_after,
+                    Presence {
+                        local: held.local,
+                        observed: held.observed,
+                    },
+                ),
+                (None, Some(stream)) if self.report(side.other()).is_some() => (stream.local.address, stream),
+                (None, _) => continue,
+            };
+            let probe = end.reachability.filter(|probe| probe.address == claimed);
+            let place = position(claimed, stream.local.address, stream.observed.address, probe);
+            if place == Position::Unprobed && probe.is_none() {
+                self.record.end_mut(side).reachability = Some(Reachability {
+                    address: claimed,
+                    reachable: None,
+                });
+                let agent = self.record.name(side).clone();
+                self.out.push(ServerAction::ProbeReachability {
+                    agent,
+                    address: claimed,
+                });
+            }
+        }
+    }
+
+    pub(super) fn labels(&self, found: &Match) -> Vec<u64> {
+        let Some(report) = self.report(Side::First).or(self.report(Side::Second)) else {
+            return Vec::new();
+        };
+        let labels = found
+            .connections
+            .iter()
+            .map(|matched| report.connections[matched.a].label);
+        labels
+            .filter(|label| self.concerns(&self.record.narrowed, *label))
+            .collect()
+    }
+}

@@ -1,0 +1,93 @@
+//! The tables of the file: ways, timeouts, heartbeat.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::PreferSetting;
+
+/// When connections leave a way that still works.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Paths {
+    /// Whether they follow the default route.
+    pub prefer: PreferSetting,
+    /// Part of the segments that may have to be sent again, 0 to 1; 0: all.
+    pub loss: f64,
+    /// Round-trip time that may be, in seconds; 0: any.
+    pub rtt: f64,
+    /// How long a way that was left for these is not chosen again, in seconds.
+    pub hold: f64,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            prefer: PreferSetting::Own,
+            loss: 0.0,
+            rtt: 0.0,
+            hold: 60.0,
+        }
+    }
+}
+
+/// Durations, all in seconds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// How long a connection waits for a way to resume before it is reset.
+    pub mig_wait: f64,
+    /// How long a moved connection's tuples are kept after its end.
+    pub linger: f64,
+    /// How long a reset that nobody answers for is held.
+    pub reset: f64,
+    /// How old the agent's last sign of life may be before resets pass.
+    pub heartbeat: f64,
+}
+
+/// The heartbeat between agents. All in seconds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Heartbeat {
+    /// Between two beats, while there are connections with the peer.
+    pub interval: f64,
+    /// How long one may stay unanswered.
+    pub timeout: f64,
+}
+
+impl Heartbeat {
+    /// Between two beats.
+    pub fn interval(&self) -> Duration {
+        Duration::from_secs_f64(self.interval)
+    }
+
+    /// How long one may stay unanswered.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.timeout)
+    }
+
+    /// How long it takes at most until the other end of a path that died has found out and says so.
+    pub fn notice(&self) -> Duration {
+        self.interval() + self.timeout() + Duration::from_secs(2)
+    }
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self {
+            interval: 3.0,
+            timeout: 2.0,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            mig_wait: 900.0,
+            linger: 60.0,
+            reset: 3.0,
+            heartbeat: 5.0,
+        }
+    }
+}
