@@ -70,8 +70,7 @@ impl Deployment {
 
     /// Where the program sees its state: under its own mounts.
     pub fn state(&self) -> PathBuf {
-        let child = self.child.as_ref().expect("it runs");
-        let root = PathBuf::from(format!("/proc/{}/root", child.id()));
+        let root = PathBuf::from(format!("/proc/{}/root", self.pid()));
         root.join(self.dir.path().strip_prefix("/").expect("an absolute path"))
             .join("state")
     }
@@ -125,6 +124,11 @@ impl Deployment {
             .next()
             .and_then(|port| port.parse().ok())
             .expect("a port");
+    }
+
+    /// Of the running program.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
     }
 
     pub fn log(&self) -> String {
