@@ -6,7 +6,7 @@
 #   chaos     a random walk under real programs: SEED=… MINUTES=… BOTH=1; needs redis-server and postgresql
 #   sim       SEEDS stories of wandering hosts for the protocol core, under a virtual clock; needs no root
 #   guesses   GUESSES pair IDs guessed at a mobility server: answers alike, limits hold, others match; seconds
-#   bench     how long a move takes, and what translation costs; minutes
+#   bench     how long a move takes, what translation costs, how much a mobility server does; minutes
 #   fuzz      the parsers under cargo-fuzz, FUZZ_SECONDS each; needs cargo-fuzz and a nightly toolchain
 #   lint      format, clippy, and cargo-deny where it is installed
 #   build     the programs
@@ -61,8 +61,9 @@ guesses: setup
 	GUESSES=$(GUESSES) cargo test -p mobility-server --test hostile guesses
 
 bench: root setup
-	cargo build --release -p host-agent -p mptcp-relay -p lab
+	cargo build --release -p host-agent -p mobility-server -p mptcp-relay -p lab
 	$(TARGET)/release/lab bench
+	cargo bench -p mobility-server --bench server
 
 fuzz: setup
 	@cargo fuzz --version >/dev/null 2>&1 || { echo 'make: cargo install cargo-fuzz, and rustup toolchain install nightly' >&2; exit 1; }

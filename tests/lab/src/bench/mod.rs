@@ -5,12 +5,14 @@
 //! 2. [`pair`] starts one program at each end of the connections ([`traffic`], or [`short`] for connections that
 //!    come and go) and tells them what to do; they note when bytes reach them, by the machine's monotonic clock.
 //! 3. [`moves`] takes addresses away and gives others by [`netlink`], with an eye on the same clock;
+//!    [`meeting`] moves both ends in a story of its own;
 //!    [`throughput`] and [`rate`] measure in turns, with and without agents, and [`relayed`] what can stand between a terminal and a server.
 //!    [`notice`] tells stories in which no address changes, and [`footprint`] looks at the agent's memory.
 //! 4. [`table`] prints what was found, and [`Outcome`] keeps it as JSON.
 pub mod clock;
 pub mod command;
 pub mod footprint;
+pub mod meeting;
 pub mod moves;
 pub mod netlink;
 pub mod notice;
@@ -34,10 +36,11 @@ use crate::agents::Agents;
 use crate::machine::{Claim, sweep};
 
 /// What can be measured, in this order.
-pub const ROWS: [&str; 9] = [
+pub const ROWS: [&str; 10] = [
     "move",
     "single",
     "many",
+    "meeting",
     "notice",
     "throughput",
     "unprotected",
@@ -63,6 +66,7 @@ pub struct Outcome {
     pub single: Vec<moves::Cell>,
     pub many: Vec<moves::Cell>,
     pub notice: Vec<notice::Silence>,
+    pub meeting: Vec<meeting::Meeting>,
     pub throughput: Vec<throughput::Comparison>,
     pub unprotected: Vec<throughput::Comparison>,
     pub rate: Vec<throughput::Comparison>,
@@ -111,6 +115,7 @@ pub fn run(options: &Options) -> Result<Outcome, String> {
             "notice" => notice::measure(&bench).map(|rows| outcome.notice = rows),
             "unprotected" => throughput::measure_unprotected(&bench).map(|rows| outcome.unprotected = rows),
             "memory" => footprint::measure(&bench).map(|rows| outcome.memory = rows),
+            "meeting" => meeting::measure(&bench).map(|rows| outcome.meeting = rows),
             "throughput" => throughput::measure(&bench).map(|rows| outcome.throughput = rows),
             "rate" => rate::measure(&bench).map(|rows| outcome.rate = rows),
             _ => relayed::measure(&bench).map(|rows| outcome.relay = rows),

@@ -3,6 +3,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::footprint::Footprint;
+use super::meeting::Meeting;
 use super::moves::Cell;
 use super::notice::Silence;
 use super::throughput::Comparison;
@@ -88,6 +89,23 @@ pub fn last(title: &str, cells: &[Cell]) {
         ]);
     }
     finish(table, 2);
+}
+
+pub fn meetings(title: &str, rows: &[Meeting]) {
+    let columns = ["round trip", "samples", "p50", "p90", "p99", "max", "lost"];
+    let mut table = begin(title, &columns);
+    for row in rows {
+        table.add_row([
+            format!("{} ms", row.round_trip_ms),
+            row.times.samples.to_string(),
+            millis(row.times.p50),
+            millis(row.times.p90),
+            millis(row.times.p99),
+            millis(row.times.max),
+            row.lost.to_string(),
+        ]);
+    }
+    finish(table, 1);
 }
 
 pub fn comparisons(title: &str, rows: &[Comparison]) {
