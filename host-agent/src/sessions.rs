@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use datapath::{Path, Session, SessionFlags, TcpState};
+use identity::ticket::LegKey;
 use migration::{Adopted, Machine, Policy, Timestamp};
 use uuid::Uuid;
 use wire::keys::{ConnectionKeys, MacKey, Role, TokenKey};
@@ -39,6 +40,15 @@ pub struct Stalled {
     pub again: Timestamp,
     /// The wait before that; doubles.
     pub wait: Duration,
+}
+
+/// A symmetric proxy that a server has named for a connection.
+#[derive(Clone, Debug)]
+pub struct RelayLeg {
+    /// Where this end sends to.
+    pub proxy: Endpoint,
+    /// Between this agent and the proxy; it proves nothing about the peer.
+    pub key: LegKey,
 }
 
 /// One connection that can migrate.
@@ -102,6 +112,10 @@ pub struct Managed {
     pub sampled_at: Option<Timestamp>,
     /// When the other family is tried too.
     pub other_family_at: Option<Timestamp>,
+    /// The proxy that was named last.
+    pub leg: Option<RelayLeg>,
+    /// The wire tuple, when it leads to a proxy.
+    pub relayed: Option<Tuple>,
     /// Everything but its keys is released.
     pub released: bool,
 }
@@ -161,6 +175,7 @@ impl Managed {
         let isns = (session.isn_initiator, session.isn_acceptor);
         let mut managed = Self::with_machine(identity, session.role, isns, vec![set], machine);
         managed.flags = session.flags;
+        managed.relayed = session.flags.relayed.then(|| managed.machine.wire());
         managed
     }
 
@@ -205,6 +220,8 @@ impl Managed {
             sent: None,
             sampled_at: None,
             other_family_at: None,
+            leg: None,
+            relayed: None,
             released: false,
         }
     }

@@ -74,6 +74,9 @@ pub struct ConnectionRow {
     pub last_resumption_ms: Option<f64>,
     /// How long it was detached, last time, in seconds.
     pub last_outage_s: Option<f64>,
+    /// `direct`, or `relayed`: through a symmetric proxy.
+    #[serde(default)]
+    pub route: String,
     /// The pair.
     pub pair_id: String,
 }
@@ -209,6 +212,7 @@ fn row(managed: &Managed) -> ConnectionRow {
         moves: managed.moves,
         last_resumption_ms: managed.last_resumption.map(|took| took.as_secs_f64() * 1e3),
         last_outage_s: managed.last_outage.map(|outage| outage.as_secs_f64()),
+        route: if managed.is_relayed() { "relayed" } else { "direct" }.into(),
         pair_id: managed.keys().pair_id.to_string(),
     }
 }
@@ -279,7 +283,8 @@ pub fn print_connections(rows: &[ConnectionRow]) -> String {
             row.local.clone(),
             row.remote.clone(),
             if moved {
-                format!("{} <-> {}", row.wire_local, row.wire_remote)
+                let route = if row.route == "relayed" { ", relayed" } else { "" };
+                format!("{} <-> {}{route}", row.wire_local, row.wire_remote)
             } else {
                 "the same".into()
             },

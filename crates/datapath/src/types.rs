@@ -46,6 +46,8 @@ pub struct SessionFlags {
     pub watch: bool,
     /// The socket offered nothing when it was set up: its callbacks have to be switched on.
     pub enrolled: bool,
+    /// The wire tuple leads to a symmetric proxy: nothing is asked for, a restarted agent knows it by this.
+    pub relayed: bool,
 }
 
 /// A connection with keys, as it outlives the agent.
@@ -251,6 +253,7 @@ impl SessionFlags {
             | u32::from(self.hold_reset) << 2
             | u32::from(self.watch) << 3
             | u32::from(self.enrolled) << 4
+            | u32::from(self.relayed) << 5
     }
 
     fn from_raw(flags: u32) -> Self {
@@ -260,6 +263,7 @@ impl SessionFlags {
             hold_reset: flags & 4 != 0,
             watch: flags & 8 != 0,
             enrolled: flags & 16 != 0,
+            relayed: flags & 32 != 0,
         }
     }
 }

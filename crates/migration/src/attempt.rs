@@ -29,9 +29,35 @@ pub struct Attempt {
     pub(crate) due: Timestamp,
     /// Jitters the timer.
     pub(crate) random: u64,
+    /// Set once a symmetric proxy has answered: where, and what the Migrate-Ack acknowledges.
+    pub(crate) spliced: Option<Spliced>,
     /// Whether nothing was wrong with the wire tuple when it began: then it is a wish and outlives a resumption
     /// by other means.
     pub(crate) voluntary: bool,
+}
+
+/// What a symmetric proxy has said of the peer's attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Spliced {
+    /// Our endpoint and the proxy's.
+    pub(crate) tuple: Tuple,
+    /// The peer's attempt.
+    pub(crate) peers: ReqNo,
+    /// Of our Migrate-Ack: the sequence number of the peer's MSYN + 1.
+    pub(crate) ack: u32,
+}
+
+/// The Migrate-Ack that a peer beyond a symmetric proxy may still be waiting for, though it is committed here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Relayed {
+    /// Our attempt; the peer commits it.
+    pub(crate) req_no: ReqNo,
+    /// Of our Migrate-Ack.
+    pub(crate) seq: u32,
+    /// Of our Migrate-Ack.
+    pub(crate) ack: u32,
+    /// How often it may still be said.
+    pub(crate) left: u32,
 }
 
 /// One place where the peer may be.

@@ -15,6 +15,8 @@ impl Event {
             Event::MigrateCommand { .. } => "MigrateCommand",
             Event::MsynHeard { .. } => "MsynHeard",
             Event::MsynAckHeard { .. } => "MsynAckHeard",
+            Event::RelayNamed { .. } => "RelayNamed",
+            Event::RelayAnswered { .. } => "RelayAnswered",
             Event::Committed { .. } => "Committed",
             Event::PeerSegmentOn { .. } => "PeerSegmentOn",
             Event::StrangeSynAck { .. } => "StrangeSynAck",

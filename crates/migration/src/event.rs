@@ -92,6 +92,18 @@ pub enum Event {
         /// Fresh random bits; they jitter the retransmissions.
         random: u64,
     },
+    /// A mobility server names a symmetric proxy that waits for both ends. It is no place of the peer: other attempts
+    /// do not go there.
+    RelayNamed {
+        /// Where to send from; see [`Event::AddressUsable`].
+        local: Endpoint,
+        /// The proxy's endpoint for this end.
+        proxy: Endpoint,
+        /// The kernel's socket now.
+        tcp: TcpSnapshot,
+        /// Fresh random bits; they jitter the retransmissions.
+        random: u64,
+    },
     /// A genuine MSYN has arrived.
     MsynHeard {
         /// Its source, as observed.
@@ -123,6 +135,20 @@ pub enum Event {
         ack: u32,
         /// The peer's RCV.NXT.
         rcv_nxt: u32,
+    },
+    /// A genuine MSYN-ACK of a symmetric proxy has arrived: the proxy knows both ends' MSYNs, and from now on passes
+    /// what either sends to the other. It stands for an MSYN of the peer that this end has answered already.
+    RelayAnswered {
+        /// The proxy's endpoint.
+        from: Endpoint,
+        /// Its destination: a local endpoint.
+        to: Endpoint,
+        /// The peer's attempt.
+        req_no: ReqNo,
+        /// The sequence number of the peer's MSYN.
+        seq: u32,
+        /// Its acknowledgement number: our MSYN's sequence number + 1.
+        ack: u32,
     },
     /// The datapath has accepted a Migrate-Ack; also when it repeats one of the attempt that is the wire tuple
     /// already, which means that the peer has not heard us there yet.

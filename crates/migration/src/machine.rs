@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use wire::{Endpoint, ReqNo, Role, Tuple};
 
 use crate::action::Why;
-use crate::attempt::{Answered, Attempt, Lingering, Mover};
+use crate::attempt::{Answered, Attempt, Lingering, Mover, Relayed};
 use crate::event::TcpState;
 use crate::policy::Policy;
 use crate::state::{State, WaitReason};
@@ -69,6 +69,8 @@ pub struct Machine {
     pub(crate) wire: Tuple,
     /// The proof of the wire tuple when we were the mover.
     pub(crate) mover: Option<Mover>,
+    /// What is said again when the peer, beyond a proxy, says its part again; of the wire tuple alone.
+    pub(crate) relayed: Option<Relayed>,
     /// The highest number used or seen, by either end.
     pub(crate) seen: ReqNo,
     /// The highest number used by the peer.
@@ -150,6 +152,7 @@ impl Machine {
             committed: adopted.committed,
             wire: adopted.wire,
             mover,
+            relayed: None,
             seen: adopted.highest_seen.max(adopted.committed),
             peer_seen: adopted.highest_seen,
             known,

@@ -1,13 +1,14 @@
 //! One event, one step.
 //!
 //! The rooms follow a connection's life: [`moving`] (our attempts), [`answering`] (the peer's), [`confirming`] (one
-//! of ours is answered), [`watching`] (silence and patience), [`reset`] (whose RST is it), [`closing`] (the end and
+//! of ours is answered), [`relayed`] (both are, by a proxy), [`watching`] (silence and patience), [`reset`] (whose RST is it), [`closing`] (the end and
 //! what is left of it).
 
 mod answering;
 mod closing;
 mod confirming;
 mod moving;
+mod relayed;
 mod reset;
 mod watching;
 
@@ -105,6 +106,19 @@ impl Turn {
             } => {
                 self.msyn_ack_heard(Tuple::new(to, from), req_no, seq, ack);
             }
+            Event::RelayNamed {
+                local,
+                proxy,
+                tcp,
+                random,
+            } => self.begin(local, vec![proxy], tcp, random),
+            Event::RelayAnswered {
+                from,
+                to,
+                req_no,
+                seq,
+                ack,
+            } => self.relay_answered(Tuple::new(to, from), req_no, seq, ack),
             Event::Committed { req_no, wire } => self.committed(req_no, wire),
             Event::PeerSegmentOn { req_no } => self.peer_segment_on(req_no),
             Event::StrangeSynAck { from, to, ack } => self.strange_syn_ack(Tuple::new(to, from), ack),
@@ -180,6 +194,7 @@ impl Turn {
         self.m.committed = req_no;
         self.m.wire = tuple;
         self.m.hint = None;
+        self.m.relayed = None;
         self.m.tokens.insert(req_no);
         self.m.lingering.retain(|lingering| lingering.tuple != tuple);
         if old != tuple {

@@ -50,9 +50,12 @@ impl<D: Datapath> Agent<D> {
             if segment.flags.contains(Flags::SYN) {
                 segment.window = tcp.receive_window.min(u32::from(u16::MAX)) as u16;
             }
-            segment
-                .sign(set.keys.outgoing(managed.role), ReqNo::UNMOVED)
-                .map(|()| segment)
+            // What only the proxy has to believe, it knows by its own key.
+            let leg = managed.leg_towards(tuple.remote);
+            let knocks = leg.filter(|_| segment.flags.contains(Flags::SYN));
+            let proxys = knocks.map(|leg| leg.key.to_proxy());
+            let key = proxys.as_ref().unwrap_or_else(|| set.keys.outgoing(managed.role));
+            segment.sign(key, ReqNo::UNMOVED).map(|()| segment)
         };
         // Only the right agent knows the token of its own.
         let sets = match managed.proven {

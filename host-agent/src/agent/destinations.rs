@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use datapath::Datapath;
 use identity::sealed;
+use identity::ticket::LegKey;
 use migration::Timestamp;
 use prost::Message;
 use proto::mobility::v1 as said;
@@ -18,11 +19,14 @@ use wire::tuple::{Endpoint, Tuple};
 
 use super::*;
 use crate::server::{Failed, ServerEvent, address_of};
+use crate::sessions::RelayLeg;
 
 /// A destination that has led to nothing after this time has failed.
 const TRY_FOR: Duration = Duration::from_secs(3);
 /// Who only waits for the peer is more patient.
 const AWAIT_FOR: Duration = Duration::from_secs(6);
+/// A proxy answers when both ends have come, and the other one may have to be woken first.
+const RELAY_FOR: Duration = Duration::from_secs(12);
 /// Addresses that a pair's connections are sent to on the word of servers, within [`WINDOW`].
 const MAX_ADDRESSES: usize = 6;
 /// How long an address counts.
@@ -248,7 +252,14 @@ impl<D: Datapath> Agent<D> {
                     }
                 }
             }
-            Action::Proxy | Action::Unspecified => {
+            Action::Proxy => {
+                followed.until = now + RELAY_FOR;
+                if !self.follow_to_proxy(id, &destination, &connections, now) {
+                    refuse(self, "no proxy that this host sends to");
+                    return self.fail(id, followed, said::try_failed::Cause::RefusedAddress);
+                }
+            }
+            Action::Unspecified => {
                 return self.fail(id, followed, said::try_failed::Cause::NoAnswer);
             }
         }
@@ -274,6 +285,45 @@ impl<D: Datapath> Agent<D> {
         if !under_way {
             self.effects.push(Effect::FindWayTo(identity, to));
         }
+    }
+
+    /// Sends each connection for which a proxy has a port there. Whether there was one.
+    fn follow_to_proxy(
+        &mut self,
+        pair: Uuid,
+        destination: &said::Destination,
+        connections: &[(Tuple, u16)],
+        now: Timestamp,
+    ) -> bool {
+        let Some(address) =
+            address_of(&destination.peer_address).filter(|address| self.may_be_peer(*address))
+        else {
+            return false;
+        };
+        if !self.reporting.tries.allow(pair, address, now) {
+            return false;
+        }
+        let mut any = false;
+        for (identity, port) in connections {
+            let label = self
+                .sessions
+                .get(identity)
+                .map(|managed| managed.keys().keys.label());
+            let key = label.and_then(|label| destination.leg_keys.get(&label));
+            let Some(key) = key.and_then(|bytes| LegKey::from_bytes(bytes)) else {
+                self.timeline.count("proxy_without_key");
+                continue;
+            };
+            let proxy = Endpoint { address, port: *port };
+            if let Err(error) = self.name_proxy(*identity, RelayLeg { proxy, key }) {
+                tracing::error!(%error, "a proxy cannot be heard");
+                self.timeline.count("datapath_error");
+                continue;
+            }
+            self.follow(*identity, proxy);
+            any = true;
+        }
+        any
     }
 
     /// The connections that a destination is about, with the peer's port of each.

@@ -84,6 +84,9 @@ impl<D: Datapath> Agent<D> {
     }
 
     pub(super) fn segment_heard(&mut self, kind: RequestType, heard: datapath::event::Heard, now: Timestamp) {
+        if heard.candidate == super::relaying::PROXY {
+            return self.proxy_heard(kind, &heard, now);
+        }
         let Some(managed) = self.sessions.get_mut(&heard.identity) else {
             return;
         };

@@ -8,6 +8,7 @@ use wire::reqno::ReqNo;
 use wire::tuple::Tuple;
 
 use super::*;
+use crate::agent::relaying::PROXY;
 
 impl<D: Datapath> Agent<D> {
     /// Brings the data path to what a connection's machine now holds.
@@ -45,7 +46,9 @@ impl<D: Datapath> Agent<D> {
                 }
             }
         }
+        managed.note_relayed();
         let mut refused = None;
+        let leg = managed.leg.clone();
         let numbers: BTreeSet<ReqNo> = managed.machine.tokens().collect();
         let keys: Vec<_> = managed.candidates.iter().map(|set| set.keys.clone()).collect();
         for number in managed.tokens.difference(&numbers).copied().collect::<Vec<_>>() {
@@ -69,6 +72,13 @@ impl<D: Datapath> Agent<D> {
                     managed.tokens.remove(&number);
                     refused = Some(error);
                 }
+            }
+            if let Some(leg) = &leg {
+                let token = managed.keys().keys.token(number);
+                let stored = self
+                    .datapath
+                    .put_token(token, &identity, &leg.key.to_agent(), PROXY);
+                refused = stored.err().or(refused);
             }
         }
         if let Err(error) = self.datapath.put_session(&identity, &managed.session()) {

@@ -274,6 +274,12 @@ impl<D: Datapath> Agent<D> {
         managed.usable_at.get_or_insert(now);
         let (tcp, random) = (snapshot(&tcp), rand::random());
         let event = match (command, candidates.first()) {
+            (true, Some(&proxy)) if managed.leg_towards(proxy).is_some() => Event::RelayNamed {
+                local,
+                proxy,
+                tcp,
+                random,
+            },
             (true, Some(&peer)) => Event::MigrateCommand {
                 local,
                 peer,

@@ -10,6 +10,7 @@ mod handshake;
 mod keys;
 mod limits;
 mod moves;
+mod relayed;
 mod resets;
 mod servers;
 mod talking;

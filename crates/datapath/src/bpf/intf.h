@@ -58,6 +58,8 @@ enum session_flag {
 	SESSION_WATCH = 8,
 	/* The socket is older than the data path, or its options were lost: its callbacks have to be switched on. */
 	SESSION_ENROLLED = 16,
+	/* Its wire tuple leads to a symmetric proxy; only for whoever asks. */
+	SESSION_RELAYED = 32,
 };
 
 /* A connection with keys; written by the agent only, and what a restarted agent adopts. */

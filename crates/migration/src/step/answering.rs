@@ -127,6 +127,7 @@ impl Turn {
             if self.m.parked {
                 return self.refuse(Refusal::NothingToDo);
             }
+            self.say_relayed_again();
             return self.out.push(Action::Kick { req_no });
         }
         self.m
@@ -151,7 +152,9 @@ impl Turn {
         self.m.seen = self.m.seen.max(req_no);
         self.m.mover = None;
         self.m.suspect = false;
+        let relayed = self.end_splice(req_no, wire);
         self.replace_wire(req_no, wire);
+        self.m.relayed = relayed;
         self.peer_is_alive();
         if self.is_lost(wire) {
             // The Migrate-Ack came just before the address went.

@@ -122,6 +122,7 @@ impl Turn {
             exhausted: false,
             due: self.now,
             random,
+            spliced: None,
             voluntary,
         });
         self.send_msyn(self.m.attempts.len() - 1);
@@ -177,6 +178,9 @@ impl Turn {
         else {
             return;
         };
+        if self.m.attempts[index].spliced.is_some() {
+            return self.spliced_due(index);
+        }
         let troubled = self.m.troubled();
         let policy = self.m.policy;
         let attempt = &mut self.m.attempts[index];

@@ -203,6 +203,13 @@ pub fn columns(machine: &Machine) -> Vec<(&'static str, Event)> {
         ack,
         rcv_nxt: 900,
     };
+    let spliced = |req_no: ReqNo, ack: u32| Event::RelayAnswered {
+        from: identity().remote,
+        to: local,
+        req_no,
+        seq: 4_999,
+        ack,
+    };
     let lost_heard = match heard(peers, 4_999) {
         Event::MsynHeard {
             from,
@@ -288,6 +295,21 @@ pub fn columns(machine: &Machine) -> Vec<(&'static str, Event)> {
             answered(ReqNo(number.0 + 20), 1_000),
         ),
         ("MsynAckHeard: wrong acknowledgement", answered(number, 999)),
+        (
+            "RelayNamed",
+            Event::RelayNamed {
+                local: at("10.0.3.1:4003"),
+                proxy: at("10.7.7.7:20000"),
+                tcp: TCP,
+                random: 7,
+            },
+        ),
+        ("RelayAnswered: fits", spliced(peers, 1_000)),
+        (
+            "RelayAnswered: a number of our side",
+            spliced(ReqNo(peers.0 + 1), 1_000),
+        ),
+        ("RelayAnswered: wrong acknowledgement", spliced(peers, 999)),
         ("Committed: the answered attempt", commits(next_commit)),
         (
             "Committed: again",

@@ -5,6 +5,7 @@
 
 mod exchange;
 mod host;
+mod proxy;
 mod tcp;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use wire::segment::Segment;
 use wire::tuple::{Endpoint, Tuple};
 
 pub use host::Host;
+pub use proxy::Proxy;
 
 /// The agents' TCP port, the same everywhere.
 pub const AGENT_PORT: u16 = 7801;
@@ -59,6 +61,8 @@ type Interference = Box<dyn FnMut(&Segment) -> Fate>;
 pub struct World {
     pub a: Host,
     pub b: Host,
+    /// A symmetric proxy, if the test has one.
+    pub proxy: Option<Proxy>,
     pub now: Timestamp,
     /// Whether the agents accept each other's certificates.
     pub trusting: bool,
@@ -91,6 +95,7 @@ impl World {
         let mut world = World {
             a: Host::new("a"),
             b: Host::new("b"),
+            proxy: None,
             now: Timestamp::from_millis(1),
             trusting: true,
             trace: Vec::new(),
@@ -287,6 +292,10 @@ impl World {
     /// To whoever has the address now; nobody: it is lost.
     fn arrive(&mut self, segment: &Segment) {
         let to = segment.destination.address;
+        if let Some(proxy) = self.proxy.as_mut().filter(|proxy| proxy.at.address == to) {
+            let passed = proxy.arrive(segment);
+            return passed.into_iter().for_each(|segment| self.put(segment));
+        }
         let side = [Side::A, Side::B]
             .into_iter()
             .find(|side| self.host(*side).device(to).is_some());
