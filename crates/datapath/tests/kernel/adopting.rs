@@ -31,6 +31,7 @@ fn everything_in_the_maps_is_found_by_the_next_agent() {
             hold_reset: true,
             watch: true,
             enrolled: true,
+            relayed: true,
         };
         let wire = Tuple::new(
             wire::Endpoint::new([10, 77, 0, 8].into(), 61_000),

@@ -31,6 +31,7 @@ const FLAGS: SessionFlags = SessionFlags {
     hold_reset: false,
     watch: false,
     enrolled: false,
+    relayed: false,
 };
 
 fn device(host: &Host, name: &str) -> u32 {
