@@ -243,7 +243,7 @@ impl Managed {
     /// Takes up further keys, of a connection for which no MAC has shown yet which are right: at most `most`. Where
     /// there is no room, a pair's oldest give way to its newest. The newest of the pair count from then on, for both
     /// ends have those of the newest exchange that both know of, and the servers match connections by them. Returns
-    /// those that gave way, or nothing when all were known.
+    /// those that gave way, or nothing when nothing has changed.
     pub fn add_candidates(&mut self, fresh: Vec<KeySet>, most: usize) -> Option<Vec<KeySet>> {
         let mut gone = Vec::new();
         let mut changed = false;
@@ -272,8 +272,9 @@ impl Managed {
         let newest = (0..self.candidates.len())
             .filter(|index| self.candidates[*index].pair_id == pair_id)
             .max_by_key(|index| self.candidates[*index].epoch);
-        self.chosen = newest.unwrap_or(self.chosen);
-        changed.then_some(gone)
+        let before = self.chosen;
+        self.chosen = newest.unwrap_or(before);
+        (changed || before != self.chosen).then_some(gone)
     }
 
     /// What the data path keeps of it across a restart of the agent.

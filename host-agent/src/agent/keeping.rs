@@ -73,12 +73,13 @@ impl<D: Datapath> Agent<D> {
                     refused = Some(error);
                 }
             }
+            // The proxy repeats the token of the MSYN that it answers, and each key set has said one.
             if let Some(leg) = &leg {
-                let token = managed.keys().keys.token(number);
-                let stored = self
-                    .datapath
-                    .put_token(token, &identity, &leg.key.to_agent(), PROXY);
-                refused = stored.err().or(refused);
+                for set in &keys {
+                    let key = leg.key.to_agent();
+                    let stored = self.datapath.put_token(set.token(number), &identity, &key, PROXY);
+                    refused = stored.err().or(refused);
+                }
             }
         }
         if let Err(error) = self.datapath.put_session(&identity, &managed.session()) {

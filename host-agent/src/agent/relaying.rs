@@ -57,12 +57,12 @@ impl<D: Datapath> Agent<D> {
             }
             for (index, set) in managed.candidates.iter().enumerate() {
                 let key = set.keys.incoming(managed.role);
+                let token = set.keys.token(*number);
+                self.datapath.put_token(token, &identity, key, index as u32)?;
+                // The proxy repeats the token of the MSYN that it answers, and each key set has said one.
                 self.datapath
-                    .put_token(set.keys.token(*number), &identity, key, index as u32)?;
+                    .put_token(token, &identity, &leg.key.to_agent(), PROXY)?;
             }
-            let token = managed.keys().keys.token(*number);
-            self.datapath
-                .put_token(token, &identity, &leg.key.to_agent(), PROXY)?;
         }
         Ok(())
     }
