@@ -5,6 +5,7 @@
 #   matrix    one story for every combination of NAPTs, mover, family and program; table in target/matrix
 #   chaos     a random walk under real programs: SEED=… MINUTES=… BOTH=1; needs redis-server and postgresql
 #   sim       SEEDS stories of wandering hosts for the protocol core, under a virtual clock; needs no root
+#   vm-test   stories on kernels of Debian's, in QEMU; needs what .ci/vm says; slow where there is no KVM
 #   guesses   GUESSES pair IDs guessed at a mobility server: answers alike, limits hold, others match; seconds
 #   bench     how long a move takes, what translation costs, how much a mobility server does; minutes
 #   fuzz      the parsers under cargo-fuzz, FUZZ_SECONDS each; needs cargo-fuzz and a nightly toolchain
@@ -21,7 +22,7 @@ GUESSES ?= 1000000
 # What a failed part hides is that the others work: say it all.
 TEST_FLAGS ?= --no-fail-fast
 
-.PHONY: help setup root build demo test sim matrix chaos guesses bench fuzz lint sweep
+.PHONY: help setup root build demo test sim matrix chaos vm-test guesses bench fuzz lint sweep
 
 help:
 	@sed -n 's/^#   /  make /p' Makefile
@@ -56,6 +57,12 @@ chaos: root build
 sim: setup
 	cargo build -p lab
 	$(TARGET)/debug/lab sim --seeds $(SEEDS)
+
+# What these kernels have and the one of this machine may lack, and what must not be done to this machine.
+vm-test: root build
+	@for kernel in linux-image-amd64 linux-image-6.12-amd64; do .ci/vm $$kernel \
+		$(foreach story,napt_to_napt kernel_tls ipv4_over_ipv6 vm/clock_jumps,'$(TARGET)/debug/lab run tests/scenarios/$(story).scn') \
+		|| exit 1; done
 
 guesses: setup
 	GUESSES=$(GUESSES) cargo test -p mobility-server --test hostile guesses

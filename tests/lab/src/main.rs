@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use lab::generated::{chaos, matrix, same};
 use lab::language::{self, Scenario};
-use lab::machine::sweep;
+use lab::machine::{self, sweep};
 use lab::report::demo;
 use lab::{apps, bench, explain, sim, story};
 
@@ -23,7 +23,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run one scenario; exit code 0 if it passes, 1 if it fails, 2 if it cannot be run
+    /// Run one scenario; exit code 0 if it passes, 1 if it fails, 2 if it cannot be run, 3 if this kernel lacks what it needs
     Run(Run),
     /// Show in four acts what the project is for, and write a report; exit codes as of `run`
     Demo(demo::Arguments),
@@ -163,6 +163,14 @@ fn run(arguments: &Run) -> Result<ExitCode> {
     };
     if arguments.world == World::Sim {
         return Ok(run_simulated(&scenario, arguments.seed));
+    }
+    if let Some(missing) = scenario.needs.iter().find(|needed| !machine::has(**needed)) {
+        println!(
+            "SKIPPED  {}  this kernel is built without {}",
+            scenario.file,
+            missing.option()
+        );
+        return Ok(ExitCode::from(3));
     }
     let options = story::Options {
         seed: arguments.seed,

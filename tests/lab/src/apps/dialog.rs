@@ -37,6 +37,8 @@ pub enum Step {
     Nodelay,
     Cork,
     Uncork,
+    /// The kernel encrypts what follows, and decrypts what it receives.
+    Tls,
     Send(u64),
     Receive(u64),
     Urgent,
@@ -85,6 +87,7 @@ fn read_step(step: &str) -> Option<Step> {
         ("clamp", [bytes]) => Step::Clamp(bytes.parse().ok()?),
         ("isn", [isn]) => Step::Isn(isn.parse().ok()?),
         ("md5", [address, key]) => Step::Md5(address.parse().ok()?, (*key).to_owned()),
+        ("tls", []) => Step::Tls,
         ("fastopen", []) => Step::Fastopen,
         ("mptcp", []) => Step::Mptcp,
         ("listen", [port]) => Step::Listen(port.parse().ok()?),
@@ -142,6 +145,8 @@ struct Ends {
     stream: Option<TcpStream>,
     sending: Option<Stream>,
     receiving: Option<Stream>,
+    /// Which stream is sent, and which is received.
+    seeds: (u8, u8),
 }
 
 type Outcome = Result<(), String>;
@@ -195,6 +200,7 @@ impl Ends {
             Step::Nodelay => stream.set_nodelay(true).map_err(said),
             Step::Cork => kernel::cork(stream, true).map_err(said),
             Step::Uncork => kernel::cork(stream, false).map_err(said),
+            Step::Tls => kernel::encrypt(stream, self.seeds.0, self.seeds.1).map_err(said),
             Step::Send(bytes) => match &mut self.sending {
                 Some(words) => words.write_to(*bytes, &mut stream).map_err(said),
                 None => Err("nothing to send".to_owned()),
@@ -292,11 +298,12 @@ impl Ends {
         Ok(())
     }
 
-    fn begin(&mut self, stream: TcpStream, sends: u64, receives: u64) {
+    fn begin(&mut self, stream: TcpStream, sends: u8, receives: u8) {
         self.stream = Some(stream);
         self.fresh = None;
-        self.sending = Some(Stream::new(sends));
-        self.receiving = Some(Stream::new(receives));
+        self.sending = Some(Stream::new(sends.into()));
+        self.receiving = Some(Stream::new(receives.into()));
+        self.seeds = (sends, receives);
         println!("connected");
         let _ = std::io::stdout().flush();
     }

@@ -12,6 +12,10 @@ const TCP_QUEUE_SEQ: libc::c_int = 21;
 const TCP_SEND_QUEUE: libc::c_int = 2;
 const TCP_FASTOPEN_CONNECT: libc::c_int = 30;
 const TCP_MD5SIG: libc::c_int = 14;
+const TCP_ULP: libc::c_int = 31;
+const SOL_TLS: libc::c_int = 282;
+const TLS_TX: libc::c_int = 1;
+const TLS_RX: libc::c_int = 2;
 
 /// The states of a TCP socket, as the kernel counts them from 1.
 const STATES: [&str; 11] = [
@@ -34,11 +38,15 @@ pub fn state_number(name: &str) -> Option<u8> {
 }
 
 fn set<T>(socket: RawFd, option: libc::c_int, value: &T) -> io::Result<()> {
+    set_at(socket, libc::IPPROTO_TCP, option, value)
+}
+
+fn set_at<T>(socket: RawFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
     // SAFETY: the kernel reads `size_of::<T>()` bytes of a value that lives through the call.
     let result = unsafe {
         libc::setsockopt(
             socket,
-            libc::IPPROTO_TCP,
+            level,
             option,
             std::ptr::from_ref(value).cast(),
             size_of::<T>() as libc::socklen_t,
@@ -85,24 +93,57 @@ pub fn sign(socket: &Socket, address: IpAddr, key: &str) -> io::Result<()> {
     }
     // SAFETY: all of it are plain numbers.
     let mut signature: Md5Signature = unsafe { zeroed() };
-    // A socket of both families knows an IPv4 peer by its mapped address.
-    let mapped = match (address, socket.domain()?) {
-        (IpAddr::V4(v4), socket2::Domain::IPV6) => IpAddr::V6(v4.to_ipv6_mapped()),
-        (other, _) => other,
-    };
-    let peer = socket2::SockAddr::from(std::net::SocketAddr::new(mapped, 0));
-    // SAFETY: both are at least as long as the address says.
-    unsafe {
-        std::ptr::copy_nonoverlapping(
-            peer.as_ptr().cast::<u8>(),
-            std::ptr::from_mut(&mut signature.address).cast::<u8>(),
-            peer.len() as usize,
-        );
-    }
+    copy_address(&mut signature.address, &peer_as_seen_by(socket, address)?);
     let length = key.len().min(signature.key.len());
     signature.key[..length].copy_from_slice(&key.as_bytes()[..length]);
     signature.key_length = length as u16;
     set(socket.as_raw_fd(), TCP_MD5SIG, &signature)
+}
+
+/// A socket of both families knows an IPv4 peer by its mapped address.
+fn peer_as_seen_by(socket: &Socket, address: IpAddr) -> io::Result<socket2::SockAddr> {
+    let mapped = match (address, socket.domain()?) {
+        (IpAddr::V4(v4), socket2::Domain::IPV6) => IpAddr::V6(v4.to_ipv6_mapped()),
+        (other, _) => other,
+    };
+    Ok(std::net::SocketAddr::new(mapped, 0).into())
+}
+
+fn copy_address(to: &mut libc::sockaddr_storage, address: &socket2::SockAddr) {
+    // SAFETY: both are at least as long as the address says.
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            address.as_ptr().cast::<u8>(),
+            std::ptr::from_mut(to).cast::<u8>(),
+            address.len() as usize,
+        );
+    }
+}
+
+/// From here on the kernel speaks TLS 1.2 with AES-128-GCM, under a key for each of the two streams, as if they had
+/// been agreed on.
+pub fn encrypt(stream: &TcpStream, sends: u8, receives: u8) -> io::Result<()> {
+    #[repr(C)]
+    struct Aes128Gcm {
+        version: u16,
+        cipher: u16,
+        iv: [u8; 8],
+        key: [u8; 16],
+        salt: [u8; 4],
+        record: [u8; 8],
+    }
+    let keyed = |of: u8| Aes128Gcm {
+        version: 0x0303,
+        cipher: 51,
+        iv: [of; 8],
+        key: [of; 16],
+        salt: [of; 4],
+        record: [0; 8],
+    };
+    let fd = stream.as_raw_fd();
+    set(fd, TCP_ULP, b"tls")?;
+    set_at(fd, SOL_TLS, TLS_TX, &keyed(sends))?;
+    set_at(fd, SOL_TLS, TLS_RX, &keyed(receives))
 }
 
 pub fn send_urgent(stream: &TcpStream, byte: u8) -> io::Result<()> {

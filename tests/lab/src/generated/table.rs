@@ -27,7 +27,12 @@ pub fn show(rows: &[Row], directory: &Path) -> Result<bool, String> {
          table{border-collapse:collapse;margin-bottom:2em}.bad{background:#fbb}.good{background:#cfc}</style>",
     );
     let _ = write!(html, "<h1>Moves, every kind of them</h1><p>{head}</p>");
-    for (mover, who) in [(Mover::Initiator, "initiator"), (Mover::Acceptor, "acceptor")] {
+    for mover in Mover::ALL {
+        let (who, corner) = match mover {
+            Mover::Initiator => ("The initiator moves", "from \\ to"),
+            Mover::Acceptor => ("The acceptor moves", "initiator's place \\ to"),
+            Mover::Both => ("Both move, the acceptor in the open", "initiator from \\ to"),
+        };
         for (ipv6, family) in [(false, "IPv4"), (true, "IPv6")] {
             let part: Vec<&Row> = rows
                 .iter()
@@ -39,18 +44,18 @@ pub fn show(rows: &[Row], directory: &Path) -> Result<bool, String> {
             let columns: Vec<&str> = Place::ALL.iter().map(|place| place.name()).collect();
             let _ = write!(
                 markdown,
-                "\n## The {who} moves, {family}\n\n| from \\ to | {} |\n|---|{}\n",
+                "\n## {who}, {family}\n\n| {corner} | {} |\n|---|{}\n",
                 columns.join(" | "),
                 "---|".repeat(columns.len())
             );
             let _ = write!(
                 html,
-                "<h2>The {who} moves, {family}</h2><table><tr><th>from \\ to<th>{}",
+                "<h2>{who}, {family}</h2><table><tr><th>{corner}<th>{}",
                 columns.join("<th>")
             );
             let mut shown = comfy_table::Table::new();
             shown.set_header(
-                std::iter::once(format!("{who}, {family}: from \\ to"))
+                std::iter::once(format!("{who}, {family}: {corner}"))
                     .chain(columns.iter().map(|c| (*c).to_owned())),
             );
             for before in Place::ALL {

@@ -72,7 +72,7 @@ fn statement(scenario: &mut Scenario, mut words: words::Words, line: &str) -> Re
         }
         Some(
             "host" | "router" | "core" | "napt" | "link" | "route" | "sysctl" | "agent" | "capture" | "limit"
-            | "multipath",
+            | "needs" | "multipath",
         ) => topology::statement(scenario, words, line),
         // A host may be called `server`: only `server NAME on HOST` is a statement.
         Some("server") if words.has_at(2, "on") => topology::statement(scenario, words, line),

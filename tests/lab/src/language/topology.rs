@@ -42,6 +42,18 @@ pub fn statement(scenario: &mut Scenario, mut words: Words, line: &str) -> Resul
             }
         },
         "capture" => scenario.capture = true,
+        "needs" => loop {
+            let name = words.name("what the kernel must have")?;
+            let feature = Feature::named(&name.text);
+            let unknown = || {
+                Diagnostic::new(name.place, format!("`{name}` is nothing a kernel is asked for"))
+                    .expecting("`kernel-tls`")
+            };
+            scenario.needs.push(feature.ok_or_else(unknown)?);
+            if words.is_empty() {
+                break;
+            }
+        },
         "limit" => scenario.limit = Some(duration(&mut words, "how long the run may take")?),
         _ => return agent(scenario, words, line),
     }

@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod claim;
 pub mod command;
 pub mod error;
+pub mod kernel;
 pub mod netns;
 pub mod spawn;
 pub mod station;
@@ -16,4 +17,5 @@ pub mod sweep;
 
 pub use claim::Claim;
 pub use error::MachineError;
+pub use kernel::has;
 pub use station::Station;

@@ -42,6 +42,8 @@ pub struct Scenario {
     pub multipath: Vec<Name>,
     /// The captures are wanted although the run succeeds.
     pub capture: bool,
+    /// What the kernel must have; without it the story is skipped.
+    pub needs: Vec<Feature>,
     /// The run is given up after this time.
     pub limit: Option<Duration>,
     pub steps: Vec<Step>,
@@ -89,6 +91,29 @@ impl Scenario {
         match (routers.next(), routers.next()) {
             (Some((link, _)), None) => Some(link),
             _ => None,
+        }
+    }
+}
+
+/// What not every kernel is built with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    KernelTls,
+}
+
+impl Feature {
+    /// As `needs` names it.
+    pub fn named(name: &str) -> Option<Feature> {
+        match name {
+            "kernel-tls" => Some(Feature::KernelTls),
+            _ => None,
+        }
+    }
+
+    /// The option with which a kernel is built to have it.
+    pub fn option(self) -> &'static str {
+        match self {
+            Feature::KernelTls => "CONFIG_TLS",
         }
     }
 }
