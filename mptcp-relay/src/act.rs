@@ -59,23 +59,35 @@ fn socket(ipv6: bool, protocol: i32, mark: u32) -> io::Result<Socket> {
 /// # Errors
 /// What the server or the network answers; `TimedOut` after `patience`.
 pub async fn reach(ends: Ends, mark: u32, patience: Duration) -> io::Result<TcpStream> {
-    let socket = socket(ends.server.is_ipv6(), libc::IPPROTO_TCP, mark)?;
-    socket.bind(&ends.terminal.into())?;
-    match socket.connect(&ends.server.into()) {
+    let connected = connect(libc::IPPROTO_TCP, ends.terminal, ends.server, mark);
+    match tokio::time::timeout(patience, connected).await {
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        Ok(outcome) => outcome,
+    }
+}
+
+/// Connects to a terminal by MPTCP under the server's own address and port. Given up before it is connected, the socket is
+/// closed without a word.
+///
+/// # Errors
+/// What the terminal or the network answers.
+pub async fn probe(ends: Ends, mark: u32) -> io::Result<TcpStream> {
+    connect(IPPROTO_MPTCP, ends.server, ends.terminal, mark).await
+}
+
+async fn connect(protocol: i32, from: SocketAddr, to: SocketAddr, mark: u32) -> io::Result<TcpStream> {
+    let socket = socket(to.is_ipv6(), protocol, mark)?;
+    socket.bind(&from.into())?;
+    match socket.connect(&to.into()) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
         Err(error) => return Err(error),
     }
     let stream = TcpStream::from_std(socket.into())?;
-    match tokio::time::timeout(patience, stream.writable()).await {
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        Ok(ready) => {
-            ready?;
-            match stream.take_error()? {
-                Some(error) => Err(error),
-                None => Ok(stream),
-            }
-        }
+    stream.writable().await?;
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(stream),
     }
 }
 
@@ -94,7 +106,19 @@ pub fn listener_address(ipv6: bool, port: u16) -> SocketAddr {
 /// # Errors
 /// The port is taken (`AddrInUse`); the kernel has no MPTCP (`ProtocolNotSupported`).
 pub fn listen(address: SocketAddr, mark: u32) -> io::Result<TcpListener> {
-    let socket = socket(address.is_ipv6(), IPPROTO_MPTCP, mark)?;
+    listen_by(IPPROTO_MPTCP, address, mark)
+}
+
+/// Listens for plain TCP that is diverted to this address.
+///
+/// # Errors
+/// The port is taken (`AddrInUse`).
+pub fn listen_plain(address: SocketAddr, mark: u32) -> io::Result<TcpListener> {
+    listen_by(libc::IPPROTO_TCP, address, mark)
+}
+
+fn listen_by(protocol: i32, address: SocketAddr, mark: u32) -> io::Result<TcpListener> {
+    let socket = socket(address.is_ipv6(), protocol, mark)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }

@@ -9,6 +9,9 @@
 //! ```
 //!
 //! A terminal repeats its SYN while it waits; a repetition never opens a second connection to the server.
+//!
+//! A connection that a server opens to a terminal lives by the same table with the two changed over: the terminal is
+//! asked, its answer held, the server's handshake awaited.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +19,7 @@ use std::time::Duration;
 
 use mptcp_pm::Token;
 
+use crate::answers::{Answers, Said};
 use crate::config::{Config, Limits};
 use crate::syn::{Asks, Ends, Syn};
 
@@ -45,6 +49,19 @@ pub enum Why {
     HalfOpen,
     /// There are too many connections.
     Sessions,
+    /// Its terminal is known to speak no MPTCP.
+    KnownPlain,
+    /// Its terminal did not answer the last time that it was asked for MPTCP.
+    KnownSilent,
+}
+
+/// Who opens a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Way {
+    /// The terminal.
+    Up,
+    /// The server.
+    Down,
 }
 
 impl Why {
@@ -56,6 +73,8 @@ impl Why {
             Self::GivenUp => "given_up",
             Self::HalfOpen => "half_open",
             Self::Sessions => "sessions",
+            Self::KnownPlain => "known_plain",
+            Self::KnownSilent => "known_silent",
         }
     }
 }
@@ -74,12 +93,14 @@ pub struct Admission {
     limits: Limits,
     terminal: Duration,
     direct: Duration,
-    phases: HashMap<Ends, Phase>,
-    half_open: HashMap<IpAddr, usize>,
+    phases: HashMap<Ends, (Way, Phase)>,
+    half_open: HashMap<(Way, IpAddr), usize>,
     /// Connections that are answered or live, by server: a SYN that joins may be quicker than the news of its token.
     towards: HashMap<SocketAddr, usize>,
     tokens: HashMap<Token, Ends>,
     busy: usize,
+    answers: Answers,
+    known: Duration,
 }
 
 impl Admission {
@@ -94,6 +115,8 @@ impl Admission {
             towards: HashMap::new(),
             tokens: HashMap::new(),
             busy: 0,
+            answers: Answers::default(),
+            known: Config::seconds(config.timeouts.known),
         }
     }
 
@@ -108,40 +131,68 @@ impl Admission {
                     false => Admitted::Pass(Why::Stranger),
                 }
             }
-            Asks::Capable => self.capable(syn.ends, now),
+            Asks::Capable => self.ask(Way::Up, syn.ends, now),
         }
     }
 
-    fn capable(&mut self, ends: Ends, now: Duration) -> Admitted {
-        match self.phases.get(&ends) {
+    /// A SYN has come from a server.
+    pub fn syn_down(&mut self, ends: Ends, now: Duration) -> Admitted {
+        match self.answers.get(ends.terminal, now) {
+            Some(Said::Plain) => Admitted::Pass(Why::KnownPlain),
+            Some(Said::Nothing) => Admitted::Pass(Why::KnownSilent),
+            Some(Said::Multipath) | None => self.ask(Way::Down, ends, now),
+        }
+    }
+
+    /// A terminal that was asked for MPTCP has answered, or not in time.
+    pub fn learn(&mut self, terminal: SocketAddr, said: Said, now: Duration) {
+        let lifetime = match said {
+            Said::Multipath | Said::Plain => self.known,
+            // It may have been out of reach.
+            Said::Nothing => self.direct,
+        };
+        self.answers.learn(terminal, said, now + lifetime);
+    }
+
+    /// How many terminals' answers are known.
+    pub fn known(&self) -> usize {
+        self.answers.len()
+    }
+
+    fn ask(&mut self, way: Way, ends: Ends, now: Duration) -> Admitted {
+        match self.phases.get(&ends).map(|(_, phase)| phase) {
             Some(Phase::Asked) => return Admitted::Drop,
             // The answer was lost, or the terminal's port is used again.
             Some(Phase::Answered { .. } | Phase::Live) => return Admitted::Release,
             Some(Phase::Direct { until }) if now < *until => return Admitted::Pass(Why::GivenUp),
             Some(Phase::Direct { .. }) | None => {}
         }
-        let open = self.half_open.get(&ends.terminal.ip()).copied().unwrap_or(0);
+        let open = self
+            .half_open
+            .get(&(way, ends.terminal.ip()))
+            .copied()
+            .unwrap_or(0);
         if open >= self.limits.half_open {
             return Admitted::Pass(Why::HalfOpen);
         }
         if self.busy >= self.limits.sessions {
             return Admitted::Pass(Why::Sessions);
         }
-        self.put(ends, Some(Phase::Asked));
+        self.put(way, ends, Some(Phase::Asked));
         Admitted::Ask
     }
 
     /// The server has answered; what waits for the terminal does so for so long.
     pub fn answered(&mut self, ends: Ends, now: Duration) {
         let until = now + self.terminal;
-        self.put(ends, Some(Phase::Answered { until }));
+        self.put(self.way(ends), ends, Some(Phase::Answered { until }));
     }
 
     /// The terminal's handshake is complete. False: nobody has answered for this one.
     pub fn accepted(&mut self, ends: Ends) -> bool {
-        let expected = matches!(self.phases.get(&ends), Some(Phase::Answered { .. }));
+        let expected = matches!(self.phases.get(&ends), Some((_, Phase::Answered { .. })));
         if expected {
-            self.put(ends, Some(Phase::Live));
+            self.put(self.way(ends), ends, Some(Phase::Live));
         }
         expected
     }
@@ -149,12 +200,12 @@ impl Admission {
     /// The relay leaves these ends to themselves for a while.
     pub fn give_up(&mut self, ends: Ends, now: Duration) {
         let until = now + self.direct;
-        self.put(ends, Some(Phase::Direct { until }));
+        self.put(self.way(ends), ends, Some(Phase::Direct { until }));
     }
 
     /// A connection has ended, or was never to be.
     pub fn ended(&mut self, ends: Ends) {
-        self.put(ends, None);
+        self.put(self.way(ends), ends, None);
         self.tokens.retain(|_, of| *of != ends);
     }
 
@@ -167,7 +218,8 @@ impl Admission {
     pub fn overdue(&mut self, now: Duration) -> Vec<Ends> {
         let mut late = Vec::new();
         let mut over = Vec::new();
-        for (ends, phase) in &self.phases {
+        self.answers.forget(now);
+        for (ends, (_, phase)) in &self.phases {
             match phase {
                 Phase::Answered { until } if *until <= now => late.push(*ends),
                 Phase::Direct { until } if *until <= now => over.push(*ends),
@@ -175,7 +227,7 @@ impl Admission {
             }
         }
         for ends in over {
-            self.put(ends, None);
+            self.put(self.way(ends), ends, None);
         }
         for ends in &late {
             self.give_up(*ends, now);
@@ -188,15 +240,21 @@ impl Admission {
         self.half_open.values().sum()
     }
 
-    fn put(&mut self, ends: Ends, phase: Option<Phase>) {
+    fn way(&self, ends: Ends) -> Way {
+        self.phases.get(&ends).map_or(Way::Up, |(way, _)| *way)
+    }
+
+    fn put(&mut self, way: Way, ends: Ends, phase: Option<Phase>) {
         let before = match phase {
-            Some(phase) => self.phases.insert(ends, phase),
+            Some(phase) => self.phases.insert(ends, (way, phase)),
             None => self.phases.remove(&ends),
         };
+        let before = before.map(|(_, phase)| phase);
         let half = |phase: Option<Phase>| matches!(phase, Some(Phase::Asked | Phase::Answered { .. }));
         let here = |phase: Option<Phase>| matches!(phase, Some(Phase::Answered { .. } | Phase::Live));
         let busy = |phase: Option<Phase>| half(phase) || here(phase);
-        adjust(&mut self.half_open, ends.terminal.ip(), half(before), half(phase));
+        let whose = (way, ends.terminal.ip());
+        adjust(&mut self.half_open, whose, half(before), half(phase));
         adjust(&mut self.towards, ends.server, here(before), here(phase));
         self.busy = self.busy + usize::from(busy(phase)) - usize::from(busy(before));
     }

@@ -20,13 +20,18 @@ pub const DEFAULT_PATH: &str = "/etc/mobility/mptcp-relay.toml";
 pub struct Config {
     /// Devices from which terminals come; none: all.
     pub interfaces: Vec<String>,
-    /// Servers towards which nothing is relayed.
+    /// Addresses of terminals; none: all that come from `interfaces`.
+    pub terminals: Vec<Prefix>,
+    /// Whether connections that servers open to terminals are relayed. It takes `interfaces` or `terminals` to know them.
+    pub downlink: bool,
+    /// Servers towards which, and from which, nothing is relayed.
     pub refuse: Vec<Prefix>,
     /// Whether a SYN must come from where its source is reached.
     pub reverse_path: bool,
     /// Addresses and ports of this host that terminals are told for their other subflows.
     pub announce: Vec<SocketAddr>,
-    /// Port of the listener for services whose own port is taken on this host.
+    /// Port of the listener for services whose own port is taken on this host; the next one is for servers that connect to
+    /// terminals.
     pub listen_port: u16,
     /// Name of the nft table.
     pub nft_table: String,
@@ -84,6 +89,10 @@ pub struct Timeouts {
     pub server: f64,
     /// A terminal that has not completed its handshake by then is given up.
     pub terminal: f64,
+    /// A terminal that is asked whether it speaks MPTCP and has not answered by then is left to the server's own SYN.
+    pub probe: f64,
+    /// How long a terminal's answer to that is remembered.
+    pub known: f64,
     /// How long a connection between the same ends goes directly after that.
     pub direct: f64,
     /// How long a connection without any subflow is kept (net.mptcp.close_timeout).
@@ -95,6 +104,8 @@ impl Default for Timeouts {
         Self {
             server: 5.0,
             terminal: 10.0,
+            probe: 0.8,
+            known: 600.0,
             direct: 60.0,
             no_path: 600.0,
         }
@@ -105,6 +116,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             interfaces: Vec::new(),
+            terminals: Vec::new(),
+            downlink: true,
             refuse: Vec::new(),
             reverse_path: true,
             announce: Vec::new(),
@@ -196,8 +209,14 @@ impl Config {
         if let Some(device) = self.interfaces.iter().find(|device| !word(device, "_-.@", 15)) {
             return value("interfaces", format!("`{device}` is no name of a network device"));
         }
-        if self.listen_port == 0 {
-            return value("listen_port", "0 is no port; choose one that is free".into());
+        if self.listen_port == 0 || self.listen_port == u16::MAX {
+            return value(
+                "listen_port",
+                format!(
+                    "{} and the next one are not both ports; choose one that is free, like the one after it",
+                    self.listen_port
+                ),
+            );
         }
         if let Some(address) = self
             .announce
@@ -227,9 +246,19 @@ impl Config {
                 ),
             );
         }
+        if !(0.01..=1.0).contains(&self.timeouts.probe) {
+            return value(
+                "timeouts.probe",
+                format!(
+                    "{} is no number of seconds between 0.01 and 1: no server waits longer for a probe",
+                    self.timeouts.probe
+                ),
+            );
+        }
         for (key, seconds, least) in [
             ("timeouts.server", self.timeouts.server, 0.1),
             ("timeouts.terminal", self.timeouts.terminal, 0.1),
+            ("timeouts.known", self.timeouts.known, 0.0),
             ("timeouts.direct", self.timeouts.direct, 0.0),
             ("timeouts.no_path", self.timeouts.no_path, 1.0),
         ] {
@@ -241,6 +270,11 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Whether servers' SYNs are looked at: it is wanted, and known who the terminals are.
+    pub fn has_downlink(&self) -> bool {
+        self.downlink && !(self.interfaces.is_empty() && self.terminals.is_empty())
     }
 
     /// Seconds of the file as a duration.

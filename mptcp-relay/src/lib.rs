@@ -10,23 +10,30 @@
 //! 3. `transfer` carries the bytes, half-closes and resets of both sides.
 //! 4. `paths` says what each subflow is for: which one carries data, which are in reserve; `balance` which one that
 //!    is when access points are loaded unequally.
-//! 5. `drive` is the only loop; `status` shows what there is, and `cleanup` takes away what a crash has left.
+//! 5. `drive` is the only loop; `relay` has the state it works on, `steer` and `answer` what the path manager and
+//!    operators say to it; `status` shows what there is, and `cleanup` takes away what a crash has left.
 
 pub mod act;
 pub mod admission;
+mod answer;
+pub mod answers;
 pub mod balance;
 pub mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod doctor;
+mod downlink;
 pub mod drive;
 pub mod metrics;
 pub mod paths;
 pub mod queue;
+mod relay;
+pub mod reset;
 pub mod rules;
 pub mod sessions;
 pub mod status;
+mod steer;
 pub mod syn;
 pub mod sysctl;
 pub mod transfer;

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
-use mptcp_pm::{Event, SubflowEvent, Token};
+use mptcp_pm::{Announced, Event, SubflowEvent, Token};
 
 /// What the kernel is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +33,15 @@ pub enum Command {
         /// The terminal's.
         remote: SocketAddr,
     },
+    /// One more subflow, from this address.
+    Open {
+        /// The connection.
+        token: Token,
+        /// This end.
+        local: IpAddr,
+        /// The peer's.
+        to: SocketAddr,
+    },
     /// Terminals are told of an address.
     Announce {
         /// The connection.
@@ -56,6 +65,7 @@ struct Connection {
     /// By both ends: this one's and the terminal's.
     subflows: BTreeMap<(SocketAddr, SocketAddr), Subflow>,
     primary: Option<IpAddr>,
+    opened_here: bool,
 }
 
 /// A choice that cannot be.
@@ -107,23 +117,25 @@ impl Policy {
         }
     }
 
-    /// Something has happened to a connection that terminals have opened here.
+    /// Something has happened to a connection of this host.
     pub fn hear(&mut self, event: &Event) -> Vec<Command> {
         match event {
-            Event::Created(made) | Event::Established(made) if made.accepted => {
+            Event::Created(made) | Event::Established(made) => {
                 let connection = self.connections.entry(made.token).or_default();
+                connection.opened_here = !made.accepted;
                 let first = (made.local, made.remote);
                 connection
                     .subflows
                     .entry(first)
                     .or_insert(Subflow { backup: false });
                 match event {
-                    Event::Established(_) => self.announcements(made.token, made.remote),
+                    Event::Established(_) if made.accepted => self.announcements(made.token, made.remote),
                     _ => Vec::new(),
                 }
             }
             Event::SubflowEstablished(subflow) => self.joined(subflow),
             Event::SubflowClosed(subflow) => self.left(subflow),
+            Event::AddressAnnounced(announced) => self.announced(announced),
             Event::Closed(token) => {
                 self.connections.remove(token);
                 Vec::new()
@@ -145,6 +157,27 @@ impl Policy {
                 address: *address,
             })
             .collect()
+    }
+
+    /// Whoever opens a connection opens its subflows: where this host has, what the peer announces is one more path.
+    fn announced(&self, event: &Announced) -> Vec<Command> {
+        let Some(connection) = self.connections.get(&event.token) else {
+            return Vec::new();
+        };
+        let first = connection.subflows.keys().next();
+        let Some((local, remote)) = first.filter(|_| connection.opened_here) else {
+            return Vec::new();
+        };
+        let to = SocketAddr::new(event.address, event.port.unwrap_or(remote.port()));
+        let joined = connection.subflows.keys().any(|(_, remote)| *remote == to);
+        if joined || to.is_ipv4() != local.is_ipv4() || connection.subflows.len() >= self.most {
+            return Vec::new();
+        }
+        vec![Command::Open {
+            token: event.token,
+            local: local.ip(),
+            to,
+        }]
     }
 
     fn joined(&mut self, event: &SubflowEvent) -> Vec<Command> {

@@ -16,6 +16,8 @@ use std::io::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 
+use operator::prefix::Prefix;
+
 use crate::config::Config;
 use crate::sysctl;
 
@@ -46,6 +48,26 @@ impl Marks {
             local: lowest << 2,
             own: lowest << 3,
         }
+    }
+
+    /// A server's SYN for the queue, and what a terminal answers to a probe.
+    pub fn down(self) -> u32 {
+        self.held | self.own
+    }
+
+    /// The socket that asks a terminal whether it speaks MPTCP.
+    pub fn probe(self) -> u32 {
+        self.own | self.held
+    }
+
+    /// A server's SYN that is released to this host, since the terminal has answered.
+    pub fn answered(self) -> u32 {
+        self.released | self.own
+    }
+
+    /// All bits.
+    pub fn all(self) -> u32 {
+        self.held | self.released | self.local | self.own
     }
 }
 
@@ -134,12 +156,27 @@ pub struct Rules {
     table: String,
     queue: u16,
     interfaces: Vec<String>,
-    refuse: Vec<operator::prefix::Prefix>,
+    terminals: Vec<Prefix>,
+    downlink: bool,
+    refuse: Vec<Prefix>,
     reverse_path: bool,
     listen_port: u16,
     route_table: String,
     priority: String,
     holder: Holder,
+}
+
+fn family(prefix: &Prefix) -> &'static str {
+    if prefix.is_ipv6() { "ip6" } else { "ip" }
+}
+
+/// A condition for each prefix; none: the condition that always holds.
+fn addresses(prefixes: &[Prefix], side: &'static str) -> impl Iterator<Item = String> {
+    let any = prefixes.is_empty().then(String::new);
+    let each = prefixes
+        .iter()
+        .map(move |prefix| format!("{} {side} {prefix} ", family(prefix)));
+    any.into_iter().chain(each)
 }
 
 /// The programs of the older tables: some distributions have one name, some the other.
@@ -153,6 +190,8 @@ impl Rules {
             table: config.nft_table.clone(),
             queue: config.queue,
             interfaces: config.interfaces.clone(),
+            terminals: config.terminals.clone(),
+            downlink: config.has_downlink(),
             refuse: config.refuse.clone(),
             reverse_path: config.reverse_path,
             listen_port: config.listen_port,
@@ -204,33 +243,57 @@ impl Rules {
             }
             let _ = writeln!(text, "  }}");
         };
-        chain(
-            "sort",
-            &[
-                "type filter hook prerouting priority -301; policy accept;".into(),
-                "tcp flags & (fin | syn | rst | ack) == syn jump suspects".into(),
-            ],
-        );
-        let mut suspects = Vec::new();
-        if !self.interfaces.is_empty() {
-            let names: Vec<String> = self.interfaces.iter().map(|name| format!("{name:?}")).collect();
-            suspects.push(format!("iifname != {{ {} }} return", names.join(", ")));
-        }
-        for prefix in &self.refuse {
-            let family = if prefix.is_ipv6() { "ip6" } else { "ip" };
-            suspects.push(format!("{family} daddr {prefix} return"));
-        }
-        suspects.push("fib daddr type != unicast return".into());
-        if self.reverse_path {
-            suspects.push("fib saddr . iif oif missing return".into());
-        }
         let queue = match self.holder {
             Holder::Nft => format!(" queue flags bypass to {}", self.queue),
             Holder::Xtables => String::new(),
         };
-        suspects.push(format!(
+        let (probe, down) = (self.marks.probe(), self.marks.down());
+        let mut sort = vec![
+            "type filter hook prerouting priority -301; policy accept;".to_owned(),
+            "tcp flags & (fin | syn | rst | ack) == syn jump suspects".into(),
+        ];
+        if self.downlink {
+            sort.push(format!(
+                "tcp flags & (fin | syn | rst | ack) == (syn | ack) socket mark & {probe:#x} == {probe:#x} \
+                 meta mark set meta mark | {down:#x}{queue}"
+            ));
+        }
+        chain("sort", &sort);
+        let mut suspects = vec!["fib daddr type != unicast return".to_owned()];
+        if self.reverse_path {
+            suspects.push("fib saddr . iif oif missing return".into());
+        }
+        let devices = (!self.interfaces.is_empty()).then(|| {
+            let names: Vec<String> = self.interfaces.iter().map(|name| format!("{name:?}")).collect();
+            format!("{{ {} }} ", names.join(", "))
+        });
+        let device = |side: &str| match &devices {
+            Some(names) => format!("{side} {names}"),
+            None => String::new(),
+        };
+        suspects.extend(
+            addresses(&self.terminals, "saddr").map(|from| format!("{}{from}goto up", device("iifname"))),
+        );
+        if self.downlink {
+            let to = addresses(&self.terminals, "daddr");
+            suspects.extend(to.map(|to| format!("{}{to}goto down", device("fib daddr oifname"))));
+        }
+        let refused = |side: &'static str| {
+            let prefixes = self.refuse.iter();
+            prefixes.map(move |prefix| format!("{} {side} {prefix} return", family(prefix)))
+        };
+        let mut up: Vec<String> = refused("daddr").collect();
+        up.push(format!(
             "tcp option mptcp subtype {{ 0, 1 }} meta mark set meta mark | {held:#x}{queue}"
         ));
+        chain("up", &up);
+        if self.downlink {
+            let mut lines: Vec<String> = refused("saddr").collect();
+            // Such a server needs no relay.
+            lines.push("tcp option mptcp exists return".into());
+            lines.push(format!("meta mark set meta mark | {down:#x}{queue}"));
+            chain("down", &lines);
+        }
         chain("suspects", &suspects);
         chain(
             "released",
@@ -247,6 +310,14 @@ impl Rules {
             ("ipv4", "ip", LISTENERS_V4.to_string()),
             ("ipv6", "ip6", format!("[{LISTENERS_V6}]")),
         ] {
+            if self.downlink {
+                let down = self.marks.answered();
+                divert.push(format!(
+                    "meta nfproto {family} meta l4proto tcp meta mark & {down:#x} == {down:#x} \
+                     tproxy {proxy} to {address}:{} {deliver}",
+                    port + 1
+                ));
+            }
             // The listener on the service's own port, else the one for all.
             for to in [address.clone(), format!("{address}:{port}")] {
                 divert.push(format!(

@@ -6,14 +6,17 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use mptcp_pm::Token;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::admission::Way;
 use crate::syn::Ends;
 use crate::transfer::Carried;
 
 /// One of them.
 #[derive(Debug)]
 pub struct Session {
+    /// Who has opened it.
+    pub way: Way,
     /// Its ends.
     pub ends: Ends,
     /// What the kernel calls it; None: the terminal has fallen back to plain TCP.
@@ -24,6 +27,8 @@ pub struct Session {
     pub carried: Arc<Carried>,
     /// Ends it by resets.
     pub stop: CancellationToken,
+    /// Ends the listener that it alone needs.
+    pub _joins: Option<DropGuard>,
 }
 
 /// All of them. A number names one for life, even if its ends are used again at once.

@@ -6,6 +6,7 @@ use mptcp_pm::Subflow;
 use serde_json::{Value, json};
 
 use crate::act::canonical;
+use crate::admission::Way;
 use crate::paths::Policy;
 use crate::sessions::{Session, Sessions};
 
@@ -16,6 +17,10 @@ pub fn session(session: &Session, policy: &Policy, subflows: &[Subflow]) -> Valu
         "token": session.token.map(|token| token.to_string()),
         "terminal": session.ends.terminal,
         "server": session.ends.server,
+        "opened_by": match session.way {
+            Way::Up => "terminal",
+            Way::Down => "server",
+        },
         "kind": if session.token.is_some() { "multipath" } else { "plain" },
         "subflows": own.count(),
         "primary": session.token.and_then(|token| policy.primary(token)),

@@ -1,4 +1,4 @@
-//! A held SYN: who wants to talk to whom, and what its MPTCP option says.
+//! A held SYN, or the answer to one: who wants to talk to whom, and what its MPTCP option says.
 //!
 //! Packets come from strangers: whatever is malformed is `None`, and goes its way as if nobody had looked.
 
@@ -48,10 +48,65 @@ const MP_JOIN: u8 = 1;
 /// Flags of interest in the 14th byte of the TCP header: FIN, SYN, RST, ACK.
 const FLAGS: u8 = 0x17;
 const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 
 impl Syn {
     /// Reads an IPv4 or IPv6 packet. IPv6 extension headers are not followed: such a SYN is not relayed.
     pub fn read(packet: &[u8]) -> Option<Self> {
+        let segment = Segment::read(packet)?;
+        if segment.header[13] & FLAGS != SYN {
+            return None;
+        }
+        Some(Self {
+            ends: Ends {
+                terminal: segment.from,
+                server: segment.to,
+            },
+            asks: asks(segment.options),
+        })
+    }
+}
+
+/// What a terminal answers to a SYN: a SYN-ACK.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SynAck {
+    /// The terminal is who sent it.
+    pub ends: Ends,
+    /// Whether it agrees to MPTCP.
+    pub capable: bool,
+    /// What it acknowledges: the number that a reset must have to end what it answers.
+    pub acknowledges: u32,
+}
+
+impl SynAck {
+    /// Reads an IPv4 or IPv6 packet.
+    pub fn read(packet: &[u8]) -> Option<Self> {
+        let segment = Segment::read(packet)?;
+        if segment.header[13] & FLAGS != SYN | ACK {
+            return None;
+        }
+        let number: [u8; 4] = segment.header.get(8..12)?.try_into().ok()?;
+        Some(Self {
+            ends: Ends {
+                terminal: segment.from,
+                server: segment.to,
+            },
+            capable: agrees(segment.options),
+            acknowledges: u32::from_be_bytes(number),
+        })
+    }
+}
+
+/// The parts of a TCP segment that matter here.
+struct Segment<'a> {
+    from: SocketAddr,
+    to: SocketAddr,
+    header: &'a [u8],
+    options: &'a [u8],
+}
+
+impl<'a> Segment<'a> {
+    fn read(packet: &'a [u8]) -> Option<Self> {
         let (source, destination, segment) = match packet.first()? >> 4 {
             4 => {
                 let length = usize::from(packet[0] & 0xf) * 4;
@@ -79,43 +134,40 @@ impl Syn {
             _ => return None,
         };
         let header = segment.get(..20)?;
-        if header[13] & FLAGS != SYN {
-            return None;
-        }
         let port = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-        let options = segment.get(20..usize::from(header[12] >> 4) * 4)?;
         Some(Self {
-            ends: Ends {
-                terminal: SocketAddr::new(source, port(0)),
-                server: SocketAddr::new(destination, port(2)),
-            },
-            asks: asks(options),
+            from: SocketAddr::new(source, port(0)),
+            to: SocketAddr::new(destination, port(2)),
+            header,
+            options: segment.get(20..usize::from(header[12] >> 4) * 4)?,
         })
     }
 }
 
-fn asks(mut options: &[u8]) -> Asks {
+/// The first MPTCP option among these.
+fn option(mut options: &[u8]) -> Option<&[u8]> {
     while let [kind, rest @ ..] = options {
         match kind {
             0 => break,
             1 => options = rest,
             _ => {
-                let length = usize::from(*rest.first().unwrap_or(&0));
-                let Some(option) = options.get(..length).filter(|option| option.len() >= 2) else {
-                    break;
-                };
+                let length = usize::from(*rest.first()?);
+                let option = options.get(..length).filter(|option| option.len() >= 2)?;
                 if *kind == MPTCP_OPTION {
-                    return mptcp(option);
+                    return Some(option);
                 }
                 options = &options[length..];
             }
         }
     }
-    Asks::Plain
+    None
 }
 
 /// RFC 8684: MP_CAPABLE on a SYN has 4 bytes (12 in version 0), MP_JOIN on a SYN has 12.
-fn mptcp(option: &[u8]) -> Asks {
+fn asks(options: &[u8]) -> Asks {
+    let Some(option) = option(options) else {
+        return Asks::Plain;
+    };
     match (option.get(2).map(|byte| byte >> 4), option.len()) {
         (Some(MP_CAPABLE), 4 | 12) => Asks::Capable,
         (Some(MP_JOIN), 12) => Asks::Join(Token(u32::from_be_bytes([
@@ -123,4 +175,9 @@ fn mptcp(option: &[u8]) -> Asks {
         ]))),
         _ => Asks::Plain,
     }
+}
+
+/// And on a SYN-ACK 12, with the answerer's key.
+fn agrees(options: &[u8]) -> bool {
+    option(options).is_some_and(|option| option.len() == 12 && option[2] >> 4 == MP_CAPABLE)
 }

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use mptcp_pm::{Created, Event, SubflowEvent, Token};
 use mptcp_relay::admission::{Admission, Admitted, Why};
+use mptcp_relay::answers::Said;
 use mptcp_relay::balance::{self, Eagerness, Flow, Point};
 use mptcp_relay::config::Config;
 use mptcp_relay::paths::{Command, NoChoice, Policy};
+use mptcp_relay::reset;
 use mptcp_relay::rules::{Holder, Rules};
-use mptcp_relay::syn::{Asks, Ends, Syn};
+use mptcp_relay::syn::{Asks, Ends, Syn, SynAck};
 use proptest::prelude::*;
 
 fn socket(text: &str) -> SocketAddr {
@@ -68,6 +70,88 @@ proptest! {
     #[test]
     fn no_packet_makes_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         Syn::read(&bytes);
+    }
+}
+
+#[test]
+fn an_answer_says_whether_a_terminal_agrees_to_mptcp() {
+    let mut agreed = vec![30, 12, 0x01, 0x01];
+    agreed.extend([7; 8]);
+    let answer = SynAck::read(&packet(&agreed, 0x12)).expect("a SYN-ACK");
+    assert!(answer.capable);
+    for plain in [&[][..], &[1, 1, 1, 1], &CAPABLE, &[30, 0, 0, 0]] {
+        let answer = SynAck::read(&packet(plain, 0x12)).expect("a SYN-ACK");
+        assert!(!answer.capable, "{plain:?}");
+    }
+    assert_eq!(SynAck::read(&packet(&agreed, 2)), None, "a SYN");
+}
+
+#[test]
+fn a_terminal_is_asked_once_and_its_answer_believed_for_a_while() {
+    let config = Config::default();
+    let lifetime = Config::seconds(config.timeouts.known);
+    let mut admission = Admission::new(&config);
+    let now = Duration::ZERO;
+    assert_eq!(admission.syn_down(ends(1), now), Admitted::Ask);
+    assert_eq!(admission.syn_down(ends(1), now), Admitted::Drop, "repeated");
+    // It does not: this connection goes directly, and so does the next.
+    admission.learn(ends(1).terminal, Said::Plain, now);
+    admission.give_up(ends(1), now);
+    let other = Ends {
+        server: socket("203.0.113.3:81"),
+        ..ends(1)
+    };
+    assert_eq!(admission.syn_down(other, now), Admitted::Pass(Why::KnownPlain));
+    // A service on another port may well.
+    assert_eq!(admission.syn_down(ends(2), now), Admitted::Ask);
+    assert_eq!(admission.syn_down(other, lifetime), Admitted::Ask);
+    // Silence is believed for less long: it may have been out of reach.
+    let direct = Config::seconds(config.timeouts.direct);
+    admission.learn(ends(3).terminal, Said::Nothing, now);
+    assert_eq!(admission.syn_down(ends(3), now), Admitted::Pass(Why::KnownSilent));
+    assert_eq!(admission.syn_down(ends(3), direct), Admitted::Ask);
+}
+
+#[test]
+fn servers_that_connect_do_not_use_up_what_terminals_may_open() {
+    let config = Config::default();
+    let mut admission = Admission::new(&config);
+    for port in 0..config.limits.half_open as u16 {
+        let ends = Ends {
+            server: SocketAddr::new([203, 0, 113, 3].into(), 1000 + port),
+            ..ends(7)
+        };
+        assert_eq!(admission.syn_down(ends, Duration::ZERO), Admitted::Ask);
+    }
+    assert_eq!(
+        admission.syn_down(ends(7), Duration::ZERO),
+        Admitted::Pass(Why::HalfOpen)
+    );
+    assert_eq!(admission.syn(&capable(8), Duration::ZERO), Admitted::Ask);
+}
+
+#[test]
+fn a_reset_is_a_packet_with_right_checksums_in_both_families() {
+    for (from, to, headers) in [
+        ("192.0.2.1:80", "10.0.0.2:4000", 40),
+        ("[2001:db8::1]:80", "[2001:db8::2]:4000", 60),
+    ] {
+        let packet = reset::packet(socket(from), socket(to), 0x0102_0304);
+        assert_eq!(packet.len(), headers);
+        let segment = &packet[headers - 20..];
+        assert_eq!(segment[4..8], [1, 2, 3, 4]);
+        assert_eq!(segment[13], 4, "RST alone");
+        let addresses = if headers == 40 {
+            &packet[12..20]
+        } else {
+            &packet[8..40]
+        };
+        let all = [addresses, &[0, 6, 0, 20], segment].concat();
+        let sum: u32 = all
+            .chunks(2)
+            .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]))
+            .sum();
+        assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff);
     }
 }
 
@@ -334,9 +418,40 @@ fn the_table_is_replaced_in_one_transaction_and_fails_open() {
     assert!(script.starts_with(head), "{script}");
     assert!(!script.contains("flush ruleset"));
     assert!(script.contains("queue flags bypass to 7820"));
-    assert!(script.contains("iifname != { \"wifi\" } return"));
+    assert!(script.contains("iifname { \"wifi\" } goto up"));
+    assert!(script.contains("fib daddr oifname { \"wifi\" } goto down"));
     assert!(script.contains("ip daddr 192.0.2.0/24 return"));
+    assert!(script.contains("ip saddr 192.0.2.0/24 return"));
     assert!(!Rules::new(&config, Holder::Xtables).script().contains("queue"));
+}
+
+#[test]
+fn servers_are_listened_to_only_where_it_is_known_who_the_terminals_are() {
+    let unknown = Rules::new(&Config::default(), Holder::Nft).script();
+    assert!(
+        unknown.contains("goto up") && !unknown.contains("down"),
+        "{unknown}"
+    );
+    let config = Config {
+        terminals: ["10.0.0.0/8", "fd00::/8"]
+            .map(|range| range.parse().expect("a range"))
+            .into(),
+        ..Config::default()
+    };
+    let known = Rules::new(&config, Holder::Nft).script();
+    for line in [
+        "ip saddr 10.0.0.0/8 goto up",
+        "ip6 saddr fd00::/8 goto up",
+        "ip daddr 10.0.0.0/8 goto down",
+        "ip6 daddr fd00::/8 goto down",
+    ] {
+        assert!(known.contains(line), "{line}: {known}");
+    }
+    let unwanted = Config {
+        downlink: false,
+        ..config
+    };
+    assert!(!Rules::new(&unwanted, Holder::Nft).script().contains("goto down"));
 }
 
 #[test]
@@ -352,6 +467,9 @@ fn mistakes_in_the_configuration_are_named_with_their_key() {
         ("announce = [\"0.0.0.0:1\"]", "announce"),
         ("table = 254", "table"),
         ("timeouts.server = 0", "timeouts.server"),
+        ("timeouts.probe = 1.5", "timeouts.probe"),
+        ("listen_port = 65535", "listen_port"),
+        ("terminals = [\"here\"]", "terminals"),
         ("unheard_of = 1", "unheard_of"),
     ] {
         std::fs::write(&file, text).expect("a file");

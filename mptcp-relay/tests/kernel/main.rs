@@ -1,5 +1,6 @@
 //! Claims about the relay in a kernel: what it sets up and takes away, and what happens when it is asked for what is
 //! wrong, too much, or missing. Needs root; everything happens in network namespaces of the test's own.
+mod downlink;
 mod place;
 mod segment;
 

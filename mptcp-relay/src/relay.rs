@@ -1,0 +1,294 @@
+//! What the relay knows, and what becomes of a connection from its SYN to its end.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mptcp_pm::Client;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::admission::{Admission, Admitted, Way, Why};
+use crate::config::Config;
+use crate::downlink::Probe;
+use crate::metrics::Counters;
+use crate::paths::Policy;
+use crate::queue::{Held, Queue, Verdict};
+use crate::rules::Marks;
+use crate::sessions::{Session, Sessions};
+use crate::syn::{Ends, Syn};
+use crate::transfer::{self, Carried, Ended};
+use crate::{act, metrics};
+
+/// Listeners on services' own ports; beyond, the one for all serves.
+const MOST_LISTENERS: usize = 1024;
+
+/// What the loop's tasks report.
+pub(crate) enum Happening {
+    /// A server was asked.
+    Asked(Ends, io::Result<TcpStream>),
+    /// A handshake is complete: of a terminal, or of a server that connects to one.
+    Accepted(Way, Ends, TcpStream),
+    /// A terminal was asked whether it speaks MPTCP.
+    Probed(Ends, io::Result<TcpStream>),
+    /// The probe with this number has had its time.
+    ProbeLate(Ends, u64),
+    /// A connection has ended.
+    Ended(u64, Ended),
+}
+
+/// All of it. `steer` and `answer` have more of its functions.
+pub(crate) struct Relay {
+    pub(crate) marks: Marks,
+    pub(crate) patience: Duration,
+    pub(crate) began: Instant,
+    pub(crate) admission: Admission,
+    /// SYNs whose servers are asked.
+    pub(crate) held: HashMap<Ends, Held>,
+    /// Servers that have answered, until their terminals do.
+    pub(crate) answered: HashMap<Ends, TcpStream>,
+    /// Terminals that are asked.
+    pub(crate) probes: HashMap<Ends, Probe>,
+    pub(crate) probes_begun: u64,
+    pub(crate) probe_patience: Duration,
+    pub(crate) sessions: Sessions,
+    pub(crate) policy: Policy,
+    pub(crate) client: Client,
+    /// Families and ports that have a listener of their own; false: it could not be had.
+    pub(crate) ports: HashMap<(bool, u16), bool>,
+    pub(crate) counters: Counters,
+    pub(crate) happening: mpsc::Sender<Happening>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Relay {
+    pub(crate) fn new(config: &Config, client: Client, happening: mpsc::Sender<Happening>) -> Self {
+        Self {
+            marks: Marks::from(config.mark),
+            patience: Config::seconds(config.timeouts.server),
+            began: Instant::now(),
+            admission: Admission::new(config),
+            held: HashMap::new(),
+            answered: HashMap::new(),
+            probes: HashMap::new(),
+            probes_begun: 0,
+            probe_patience: Config::seconds(config.timeouts.probe),
+            sessions: Sessions::default(),
+            policy: Policy::new(config.announce.clone()).at_most(config.limits.subflows),
+            client,
+            ports: HashMap::new(),
+            counters: Counters::default(),
+            happening,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// A SYN is held: it is decided about, or its server asked first.
+    pub(crate) fn decide(&mut self, held: Held, queue: &Queue) {
+        if held.mark & self.marks.down() == self.marks.down() {
+            return self.decide_down(held, queue);
+        }
+        let Some(syn) = Syn::read(&held.head) else {
+            self.counters.count("passed_unreadable");
+            return self.let_go(&held, 0, queue);
+        };
+        match self.admission.syn(&syn, self.began.elapsed()) {
+            Admitted::Ask => {
+                self.counters.count("asked");
+                self.held.insert(syn.ends, held);
+                let (happening, mark, patience) = (self.happening.clone(), self.marks.own, self.patience);
+                tokio::spawn(async move {
+                    let outcome = act::reach(syn.ends, mark, patience).await;
+                    let _ = happening.send(Happening::Asked(syn.ends, outcome)).await;
+                });
+            }
+            Admitted::Release => {
+                self.counters.count("released");
+                self.let_go(&held, self.marks.released, queue);
+            }
+            Admitted::Pass(why) => self.pass(syn.ends, &held, why, queue),
+            Admitted::Drop => {
+                self.counters.count("repeated");
+                let _ = queue.decide(held.id, Verdict::Drop);
+            }
+        }
+    }
+
+    pub(crate) fn pass(&mut self, ends: Ends, held: &Held, why: Why, queue: &Queue) {
+        tracing::debug!(%ends, why = why.name(), "not relayed");
+        self.counters.count(match why {
+            Why::Plain => "passed_plain",
+            Why::Stranger => "passed_stranger",
+            Why::GivenUp => "passed_given_up",
+            Why::HalfOpen => "passed_half_open",
+            Why::Sessions => "passed_sessions",
+            Why::KnownPlain => "passed_known_plain",
+            Why::KnownSilent => "passed_known_silent",
+        });
+        self.let_go(held, 0, queue);
+    }
+
+    pub(crate) fn let_go(&self, held: &Held, mark: u32, queue: &Queue) {
+        let mark = held.mark & !self.marks.all() | mark;
+        if let Err(error) = queue.decide(held.id, Verdict::Accept { mark }) {
+            tracing::debug!(%error, "a held packet is gone");
+        }
+    }
+
+    pub(crate) fn happened(&mut self, happening: Happening, queue: &Queue) {
+        match happening {
+            Happening::Asked(ends, Ok(stream)) => {
+                self.counters.count("answered");
+                self.admission.answered(ends, self.began.elapsed());
+                self.answered.insert(ends, stream);
+                self.listen_for(ends.server);
+                if let Some(held) = self.held.remove(&ends) {
+                    self.let_go(&held, self.marks.released, queue);
+                }
+            }
+            Happening::Asked(ends, Err(error)) => {
+                tracing::debug!(%ends, %error, "the server does not answer; its terminal asks it directly");
+                if error.kind() == io::ErrorKind::ConnectionRefused {
+                    self.counters.count("refused");
+                    // The server will say so again, and may think better of it the next time.
+                    self.admission.ended(ends);
+                } else {
+                    self.counters.count("silent");
+                    self.admission.give_up(ends, self.began.elapsed());
+                }
+                if let Some(held) = self.held.remove(&ends) {
+                    self.let_go(&held, 0, queue);
+                }
+            }
+            Happening::Accepted(Way::Up, ends, terminal) => self.accepted(ends, terminal),
+            Happening::Accepted(Way::Down, ends, server) => self.accepted_down(ends, server, queue),
+            Happening::Probed(ends, outcome) => self.probed(ends, outcome, queue),
+            Happening::ProbeLate(ends, number) => self.probe_late(ends, number),
+            Happening::Ended(number, how) => {
+                self.counters.count(match how {
+                    Ended::Closed => "closed",
+                    Ended::Reset => "reset",
+                });
+                if let Some(session) = self.sessions.remove(number) {
+                    tracing::debug!(ends = %session.ends, ?how, "ended");
+                    self.admission.ended(session.ends);
+                }
+            }
+        }
+    }
+
+    fn accepted(&mut self, ends: Ends, terminal: TcpStream) {
+        let server = self.answered.remove(&ends);
+        let (true, Some(server)) = (self.admission.accepted(ends), server) else {
+            self.counters.count("accepted_unasked");
+            return transfer::reset(terminal);
+        };
+        self.begin(Way::Up, ends, terminal, server, None);
+    }
+
+    /// Both sides stand.
+    pub(crate) fn begin(
+        &mut self,
+        way: Way,
+        ends: Ends,
+        terminal: TcpStream,
+        server: TcpStream,
+        joins: Option<DropGuard>,
+    ) {
+        let token = act::token(&terminal);
+        self.counters.count(match token {
+            Some(_) => "multipath",
+            None => "fallback",
+        });
+        if let Some(token) = token {
+            self.admission.name(ends, token);
+        }
+        let carried = Arc::new(Carried::default());
+        let stop = self.stop.child_token();
+        tracing::debug!(%ends, ?token, "relayed");
+        let number = self.sessions.add(Session {
+            way,
+            ends,
+            token,
+            since: Instant::now(),
+            carried: carried.clone(),
+            stop: stop.clone(),
+            _joins: joins,
+        });
+        let happening = self.happening.clone();
+        tokio::spawn(async move {
+            let ended = transfer::carry(terminal, server, &carried, stop).await;
+            let _ = happening.send(Happening::Ended(number, ended)).await;
+        });
+    }
+
+    /// A listener on the service's own port, so that subflows may join under the server's address.
+    fn listen_for(&mut self, server: SocketAddr) {
+        let key = (server.is_ipv6(), server.port());
+        if self.ports.contains_key(&key) || self.ports.len() >= MOST_LISTENERS {
+            return;
+        }
+        let listener = act::listen(act::listener_address(key.0, key.1), self.marks.own);
+        if let Err(error) = &listener {
+            tracing::warn!(
+                port = key.1, %error,
+                "no listener on this service's port: its subflows can only join at an address of `announce`"
+            );
+        }
+        self.ports.insert(key, listener.is_ok());
+        if let Ok(listener) = listener {
+            self.attend(Way::Up, listener, self.stop.clone());
+        }
+    }
+
+    /// Takes what a listener accepts, until it is stopped.
+    pub(crate) fn attend(&self, way: Way, listener: TcpListener, stop: CancellationToken) {
+        let happening = self.happening.clone();
+        tokio::spawn(async move {
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = stop.cancelled() => return,
+                };
+                let ends = accepted.and_then(|(stream, peer)| {
+                    let (peer, named) = (act::canonical(peer), act::canonical(stream.local_addr()?));
+                    let (terminal, server) = match way {
+                        Way::Up => (peer, named),
+                        Way::Down => (named, peer),
+                    };
+                    Ok((Ends { terminal, server }, stream))
+                });
+                match ends {
+                    Ok((ends, stream)) => {
+                        if happening
+                            .send(Happening::Accepted(way, ends, stream))
+                            .await
+                            .is_err()
+                        {
+                            return;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept");
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Once a second: who has not come is given up.
+    pub(crate) fn review(&mut self) {
+        for ends in self.admission.overdue(self.began.elapsed()) {
+            self.counters.count("never_completed");
+            if let Some(server) = self.answered.remove(&ends) {
+                transfer::reset(server);
+            }
+            self.overdue_down(ends);
+        }
+        metrics::update(self.sessions.len(), self.admission.half_open());
+    }
+}

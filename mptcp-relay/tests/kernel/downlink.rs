@@ -1,0 +1,115 @@
+//! Servers that connect to terminals, and what the terminals' applications and kernels see of it.
+use std::io::ErrorKind;
+use std::net::{SocketAddrV4, TcpListener, TcpStream};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::place::{Place, SERVER, TERMINAL, until};
+use crate::segment::{Raw, SYN, Segment};
+use crate::still_talks;
+
+const SIDE: &str = "interfaces = [\"wifi\", \"lte\"]";
+
+fn listen(place: &Place, port: u16, mptcp: bool) -> TcpListener {
+    place.inside("t", || {
+        let protocol = if mptcp {
+            libc::IPPROTO_MPTCP
+        } else {
+            libc::IPPROTO_TCP
+        };
+        let socket =
+            Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::from(protocol))).expect("a socket");
+        socket
+            .bind(&SocketAddrV4::new(TERMINAL, port).into())
+            .expect("a free port");
+        socket.listen(16).expect("it listens");
+        socket.into()
+    })
+}
+
+fn connect(place: &Place, port: u16) -> std::io::Result<TcpStream> {
+    place.inside("s", || TcpStream::connect((TERMINAL, port)))
+}
+
+fn nobody_else(listener: &TcpListener) {
+    listener.set_nonblocking(true).expect("an option");
+    let next = listener.accept().map(|(_, from)| from);
+    assert_eq!(next.expect_err("one connection").kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_terminal_without_mptcp_sees_the_servers_own_connection_and_no_other() {
+    let place = Place::new();
+    let _relay = place.relay(SIDE);
+    let listener = listen(&place, 7000, false);
+    let server = connect(&place, 7000).expect("it answers");
+    let (terminal, from) = listener.accept().expect("it arrives");
+    assert_eq!(from, server.local_addr().expect("its address"));
+    still_talks(&terminal, &server);
+    assert_eq!(place.counted("counters", "probed_plain"), 1);
+    assert_eq!(place.ask(&["sessions"]), Some(serde_json::json!([])));
+    // Nothing waits half open: the reset has ended what was asked.
+    let embryos = place.on("t", "ss -Htn state syn-recv");
+    assert_eq!(embryos.trim(), "");
+    nobody_else(&listener);
+}
+
+#[test]
+fn a_terminal_with_mptcp_sees_one_connection_from_the_server() {
+    let place = Place::new();
+    let _relay = place.relay(SIDE);
+    let listener = listen(&place, 7000, true);
+    let server = connect(&place, 7000).expect("it answers");
+    let (terminal, from) = listener.accept().expect("it arrives");
+    assert_eq!(from, server.local_addr().expect("its address"));
+    still_talks(&terminal, &server);
+    let sessions = place.ask(&["sessions"]).expect("a list");
+    assert_eq!(sessions[0]["opened_by"], "server");
+    assert_eq!(sessions[0]["kind"], "multipath");
+    nobody_else(&listener);
+}
+
+#[test]
+fn a_server_that_never_completes_its_handshake_leaves_no_trace_at_the_terminal() {
+    let place = Place::new();
+    let _relay = place.relay(&format!("{SIDE}\ntimeouts = {{ terminal = 1.0 }}"));
+    let listener = listen(&place, 7000, true);
+    // Somebody uses the server's address who cannot answer for it.
+    place.nft(
+        "s",
+        "table ip quiet { chain out { type filter hook output priority 0; tcp flags & rst == rst drop; }; }",
+    );
+    place.inside("s", || {
+        Raw::open().send(&Segment {
+            from: SocketAddrV4::new(SERVER, 45_000),
+            to: SocketAddrV4::new(TERMINAL, 7000),
+            seq: 1000,
+            ack: 0,
+            flags: SYN,
+            options: &[],
+        });
+    });
+    until("it is given up", || {
+        (place.counted("counters", "never_completed") == 1).then_some(())
+    });
+    until("the terminal's kernel forgets it", || {
+        place
+            .on("t", "ss -Htn state syn-recv")
+            .trim()
+            .is_empty()
+            .then_some(())
+    });
+    nobody_else(&listener);
+    assert_eq!(place.ask(&["status"]).expect("the relay runs")["half_open"], 0);
+}
+
+#[test]
+fn a_server_in_a_refused_range_connects_directly() {
+    let place = Place::new();
+    let _relay = place.relay(&format!("{SIDE}\nrefuse = [\"192.0.2.0/24\"]"));
+    let listener = listen(&place, 7000, true);
+    let server = connect(&place, 7000).expect("it answers");
+    let (terminal, _) = listener.accept().expect("it arrives");
+    still_talks(&terminal, &server);
+    assert_eq!(place.counted("counters", "probed"), 0);
+}
