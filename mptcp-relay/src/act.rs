@@ -20,21 +20,30 @@ const INFO_FLAGS: usize = 8;
 const INFO_TOKEN: usize = 12;
 const INFO_FALLBACK: u32 = 1;
 
-/// Lets a socket have addresses that are not this host's.
-fn transparent(socket: &Socket, ipv6: bool) -> io::Result<()> {
-    let (level, name) = if ipv6 {
-        (libc::SOL_IPV6, libc::IPV6_TRANSPARENT)
-    } else {
-        (libc::SOL_IP, libc::IP_TRANSPARENT)
-    };
-    let on: libc::c_int = 1;
+/// What all sockets of the relay are like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Kind {
+    /// The mark of what they send.
+    pub mark: u32,
+    /// Bytes that they may have received before they are passed on; 0: as many as the kernel thinks fit.
+    pub receive_buffer: u32,
+}
+
+impl Kind {
+    /// The same with another mark.
+    pub fn marked(self, mark: u32) -> Self {
+        Self { mark, ..self }
+    }
+}
+
+fn set(socket: &Socket, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the pointer is to an int that lives longer than the call, and its size is given.
     let done = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             name,
-            (&raw const on).cast(),
+            (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
@@ -44,12 +53,24 @@ fn transparent(socket: &Socket, ipv6: bool) -> io::Result<()> {
     }
 }
 
-fn socket(ipv6: bool, protocol: i32, mark: u32) -> io::Result<Socket> {
+/// Lets a socket have addresses that are not this host's.
+fn transparent(socket: &Socket, ipv6: bool) -> io::Result<()> {
+    match ipv6 {
+        true => set(socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, 1),
+        false => set(socket, libc::SOL_IP, libc::IP_TRANSPARENT, 1),
+    }
+}
+
+fn socket(ipv6: bool, protocol: i32, kind: Kind) -> io::Result<Socket> {
     let domain = if ipv6 { Domain::IPV6 } else { Domain::IPV4 };
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::from(protocol)))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
-    socket.set_mark(mark)?;
+    socket.set_mark(kind.mark)?;
+    if kind.receive_buffer > 0 {
+        let bytes = libc::c_int::try_from(kind.receive_buffer).unwrap_or(libc::c_int::MAX);
+        set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)?;
+    }
     transparent(&socket, ipv6)?;
     Ok(socket)
 }
@@ -58,8 +79,8 @@ fn socket(ipv6: bool, protocol: i32, mark: u32) -> io::Result<Socket> {
 ///
 /// # Errors
 /// What the server or the network answers; `TimedOut` after `patience`.
-pub async fn reach(ends: Ends, mark: u32, patience: Duration) -> io::Result<TcpStream> {
-    let connected = connect(libc::IPPROTO_TCP, ends.terminal, ends.server, mark);
+pub async fn reach(ends: Ends, kind: Kind, patience: Duration) -> io::Result<TcpStream> {
+    let connected = connect(libc::IPPROTO_TCP, ends.terminal, ends.server, kind);
     match tokio::time::timeout(patience, connected).await {
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
         Ok(outcome) => outcome,
@@ -71,12 +92,12 @@ pub async fn reach(ends: Ends, mark: u32, patience: Duration) -> io::Result<TcpS
 ///
 /// # Errors
 /// What the terminal or the network answers.
-pub async fn probe(ends: Ends, mark: u32) -> io::Result<TcpStream> {
-    connect(IPPROTO_MPTCP, ends.server, ends.terminal, mark).await
+pub async fn probe(ends: Ends, kind: Kind) -> io::Result<TcpStream> {
+    connect(IPPROTO_MPTCP, ends.server, ends.terminal, kind).await
 }
 
-async fn connect(protocol: i32, from: SocketAddr, to: SocketAddr, mark: u32) -> io::Result<TcpStream> {
-    let socket = socket(to.is_ipv6(), protocol, mark)?;
+async fn connect(protocol: i32, from: SocketAddr, to: SocketAddr, kind: Kind) -> io::Result<TcpStream> {
+    let socket = socket(to.is_ipv6(), protocol, kind)?;
     socket.bind(&from.into())?;
     match socket.connect(&to.into()) {
         Ok(()) => {}
@@ -105,20 +126,20 @@ pub fn listener_address(ipv6: bool, port: u16) -> SocketAddr {
 ///
 /// # Errors
 /// The port is taken (`AddrInUse`); the kernel has no MPTCP (`ProtocolNotSupported`).
-pub fn listen(address: SocketAddr, mark: u32) -> io::Result<TcpListener> {
-    listen_by(IPPROTO_MPTCP, address, mark)
+pub fn listen(address: SocketAddr, kind: Kind) -> io::Result<TcpListener> {
+    listen_by(IPPROTO_MPTCP, address, kind)
 }
 
 /// Listens for plain TCP that is diverted to this address.
 ///
 /// # Errors
 /// The port is taken (`AddrInUse`).
-pub fn listen_plain(address: SocketAddr, mark: u32) -> io::Result<TcpListener> {
-    listen_by(libc::IPPROTO_TCP, address, mark)
+pub fn listen_plain(address: SocketAddr, kind: Kind) -> io::Result<TcpListener> {
+    listen_by(libc::IPPROTO_TCP, address, kind)
 }
 
-fn listen_by(protocol: i32, address: SocketAddr, mark: u32) -> io::Result<TcpListener> {
-    let socket = socket(address.is_ipv6(), protocol, mark)?;
+fn listen_by(protocol: i32, address: SocketAddr, kind: Kind) -> io::Result<TcpListener> {
+    let socket = socket(address.is_ipv6(), protocol, kind)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }

@@ -4,6 +4,10 @@
 //! one where it leaves the greater of the two loads least. It is moved only when that lowers this load by more than the
 //! hysteresis, so that two access points in balance do not hand connections to and fro, and only when it has stayed
 //! where it is for long enough. A connection that sees one access point counts as load and stays.
+//!
+//! What a connection carries does not say what it would carry elsewhere: seven downloads on a full access point get a
+//! seventh of it each, and one alone on another all of it, and both are loaded to the brim. So bulk connections count as asking
+//! for equal shares of all there is; only what does not take all it can get counts as what it carries.
 
 use std::time::Duration;
 
@@ -12,6 +16,21 @@ use std::time::Duration;
 pub struct Point {
     /// What it can carry, in bytes a second.
     pub capacity: f64,
+    /// What others carry on it, in bytes a second, whatever there is for them.
+    pub steady: f64,
+    /// How many bulk connections of others are on it.
+    pub others: f64,
+}
+
+impl Point {
+    /// One that nobody else uses.
+    pub fn alone(capacity: f64) -> Self {
+        Self {
+            capacity,
+            steady: 0.0,
+            others: 0.0,
+        }
+    }
 }
 
 /// One connection.
@@ -19,6 +38,8 @@ pub struct Point {
 pub struct Flow {
     /// What it carries, in bytes a second.
     pub rate: f64,
+    /// Whether it takes all that it can get.
+    pub bulk: bool,
     /// Index of the access point that it uses.
     pub at: usize,
     /// Indices of those that it could use.
@@ -47,12 +68,32 @@ pub struct Move {
     pub to: usize,
 }
 
-/// The load of every access point, as a part of its capacity.
+/// What a bulk connection asks for: an equal share of what the others leave of all access points.
+fn share(points: &[Point], flows: &[Flow]) -> f64 {
+    let room: f64 = points.iter().map(|point| point.capacity - point.steady).sum();
+    let taken: f64 = flows
+        .iter()
+        .filter(|flow| !flow.bulk)
+        .map(|flow| flow.rate.max(0.0))
+        .sum();
+    let others: f64 = points.iter().map(|point| point.others).sum();
+    let bulk = flows.iter().filter(|flow| flow.bulk).count() as f64 + others;
+    // Where there is no room, they are still told apart by their number.
+    ((room - taken) / bulk.max(1.0)).max(1.0)
+}
+
+fn demand(flow: &Flow, share: f64) -> f64 {
+    if flow.bulk { share } else { flow.rate.max(0.0) }
+}
+
+/// What is asked of every access point, as a part of its capacity.
 pub fn loads(points: &[Point], flows: &[Flow]) -> Vec<f64> {
-    let mut loads = vec![0.0; points.len()];
+    let share = share(points, flows);
+    let own = |point: &Point| (point.steady + point.others * share) / point.capacity.max(1.0);
+    let mut loads: Vec<f64> = points.iter().map(own).collect();
     for flow in flows {
         if let (Some(load), Some(point)) = (loads.get_mut(flow.at), points.get(flow.at)) {
-            *load += flow.rate.max(0.0) / point.capacity.max(1.0);
+            *load += demand(flow, share) / point.capacity.max(1.0);
         }
     }
     loads
@@ -60,19 +101,20 @@ pub fn loads(points: &[Point], flows: &[Flow]) -> Vec<f64> {
 
 /// The best move, if one is worth it.
 pub fn next(points: &[Point], flows: &[Flow], eagerness: Eagerness) -> Option<Move> {
-    let loads = loads(points, flows);
+    let (loads, share) = (loads(points, flows), share(points, flows));
     let from = (0..loads.len()).max_by(|a, b| loads[*a].total_cmp(&loads[*b]))?;
     let mut best: Option<(f64, Move)> = None;
     for (index, flow) in flows.iter().enumerate() {
-        if flow.at != from || !flow.may_move || flow.stayed < eagerness.stay || flow.rate <= 0.0 {
+        let demand = demand(flow, share);
+        if flow.at != from || !flow.may_move || flow.stayed < eagerness.stay || demand <= 0.0 {
             continue;
         }
         for to in flow.sees.iter().copied() {
             let Some(there) = points.get(to).filter(|_| to != from) else {
                 continue;
             };
-            let left = loads[from] - flow.rate / points[from].capacity.max(1.0);
-            let arrived = loads[to] + flow.rate / there.capacity.max(1.0);
+            let left = loads[from] - demand / points[from].capacity.max(1.0);
+            let arrived = loads[to] + demand / there.capacity.max(1.0);
             let greater = left.max(arrived);
             let gain = loads[from] - greater;
             if gain > eagerness.hysteresis && best.is_none_or(|(most, _)| gain > most) {

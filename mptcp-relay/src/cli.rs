@@ -39,11 +39,27 @@ pub enum Command {
     /// List their subflows.
     Subflows,
     /// Choose the path on which a connection carries data; its other subflows become backups.
+    ///
+    /// The connection: its token, or the terminal's ADDRESS:PORT, as `sessions` shows them. The path: the terminal's address
+    /// there, as `subflows` shows it; `all`: every path again.
+    #[command(
+        override_usage = "mptcp-relay prefer CONNECTION PATH\n       mptcp-relay prefer --pid PID PATH"
+    )]
     Prefer {
-        /// The connection: its token, or the terminal's ADDRESS:PORT, as `sessions` shows them.
-        connection: String,
-        /// The terminal's address on that path, as `subflows` shows it; `all`: every path again.
-        path: Path,
+        /// The connection and the path; with `--pid` the path alone.
+        #[arg(required = true, num_args = 1..=2, value_names = ["CONNECTION", "PATH"])]
+        words: Vec<String>,
+        /// All connections of this process on this host, instead of one that is named.
+        #[arg(long, value_name = "PID")]
+        pid: Option<u32>,
+    },
+    /// Show the access points and what is asked of them, or start or stop moving connections between them.
+    ///
+    /// `asked` is a part of the capacity: bulk transfers count as asking for equal shares of all there is. What `prefer`
+    /// chooses is left alone, until `balance on` is said again.
+    Balance {
+        /// Move connections from now on, or no more.
+        switch: Option<Switch>,
     },
     /// Show how the relay is.
     Status,
@@ -62,6 +78,15 @@ pub enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// On or off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Switch {
+    /// Connections are moved.
+    On,
+    /// They are not.
+    Off,
 }
 
 /// A path of `prefer`.

@@ -8,6 +8,9 @@ use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
+use crate::paths::Mode;
+
+pub use crate::balancing::{AccessPoint, Balance, Mobility, TerminalPolicy};
 use operator::log::LogFormat;
 use operator::prefix::Prefix;
 
@@ -33,6 +36,8 @@ pub struct Config {
     /// Port of the listener for services whose own port is taken on this host; the next one is for servers that connect to
     /// terminals.
     pub listen_port: u16,
+    /// Bytes that a socket may have received before they are passed on; 0: as many as the kernel thinks fit.
+    pub receive_buffer: u32,
     /// Name of the nft table.
     pub nft_table: String,
     /// Number of the packet queue.
@@ -57,6 +62,10 @@ pub struct Config {
     pub limits: Limits,
     /// How patient the relay is.
     pub timeouts: Timeouts,
+    /// How subflows come to be.
+    pub path_manager: PathManager,
+    /// Access points, and how connections are spread over them.
+    pub balance: Balance,
 }
 
 /// How much anybody may ask. A connection beyond is not refused, but goes directly; a subflow beyond is ended.
@@ -79,6 +88,39 @@ impl Default for Limits {
             subflows: 32,
         }
     }
+}
+
+/// How subflows come to be.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PathManager {
+    /// By which rule.
+    pub mode: PathMode,
+    /// Subflows between the same two addresses, by the rule `ports`.
+    pub ports: u8,
+}
+
+impl Default for PathManager {
+    fn default() -> Self {
+        Self {
+            mode: PathMode::Fullmesh,
+            ports: 2,
+        }
+    }
+}
+
+/// The path managers of MPTCP before it was part of Linux, by their rules.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathMode {
+    /// A connection has its first subflow.
+    None,
+    /// Whatever joins, and one to every address that a peer announces.
+    Fullmesh,
+    /// Several between the same two addresses (`ndiffports`).
+    Ports,
+    /// By source routes: refused.
+    Binder,
 }
 
 /// Durations, all in seconds.
@@ -122,6 +164,7 @@ impl Default for Config {
             reverse_path: true,
             announce: Vec::new(),
             listen_port: 7820,
+            receive_buffer: 4 << 20,
             nft_table: "mptcp_relay".into(),
             queue: 7820,
             mark: 0x0200_0000,
@@ -134,6 +177,8 @@ impl Default for Config {
             metrics: None,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            path_manager: PathManager::default(),
+            balance: Balance::default(),
         }
     }
 }
@@ -246,6 +291,23 @@ impl Config {
                 ),
             );
         }
+        if self.path_manager.mode == PathMode::Binder {
+            return value(
+                "path_manager.mode",
+                "`binder` sends by loose source routes, which no current kernel does for MPTCP and most routers drop \
+                 (RFC 7126); take \"none\", \"fullmesh\" or \"ports\""
+                    .into(),
+            );
+        }
+        if !(1..=8).contains(&self.path_manager.ports) {
+            return value(
+                "path_manager.ports",
+                format!("{} is not between 1 and 8", self.path_manager.ports),
+            );
+        }
+        if let Err((key, error)) = self.balance.check() {
+            return value(key, error);
+        }
         if !(0.01..=1.0).contains(&self.timeouts.probe) {
             return value(
                 "timeouts.probe",
@@ -270,6 +332,15 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// The rule by which subflows come to be.
+    pub fn mode(&self) -> Mode {
+        match self.path_manager.mode {
+            PathMode::None | PathMode::Binder => Mode::None,
+            PathMode::Fullmesh => Mode::Fullmesh,
+            PathMode::Ports => Mode::Ports(self.path_manager.ports),
+        }
     }
 
     /// Whether servers' SYNs are looked at: it is wanted, and known who the terminals are.

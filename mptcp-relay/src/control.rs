@@ -25,11 +25,23 @@ pub enum Request {
     Sessions,
     /// Their subflows.
     Subflows,
+    /// Access points and their loads.
+    Balance {
+        /// Whether connections are moved from now on; none: as it is.
+        on: Option<bool>,
+    },
     /// Choose the path of a connection.
     Prefer {
         /// The connection's token, or the terminal's address and port.
         connection: String,
         /// The terminal's address on that path; none: all paths.
+        path: Option<IpAddr>,
+    },
+    /// Choose the path of every connection of a program on this host.
+    PreferProgram {
+        /// Its process.
+        pid: u32,
+        /// The peer's address on that path; none: all paths.
         path: Option<IpAddr>,
     },
 }

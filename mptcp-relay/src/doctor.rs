@@ -37,7 +37,10 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         Err(error) => finding("queue", Verdict::Bad, error.to_string()),
     });
     findings.push(
-        match act::listen(act::listener_address(false, config.listen_port), 0) {
+        match act::listen(
+            act::listener_address(false, config.listen_port),
+            act::Kind::default(),
+        ) {
             Ok(_) => finding(
                 "listener",
                 Verdict::Good,

@@ -87,10 +87,10 @@ impl Relay {
             stop: stop.clone(),
         };
         self.probes.insert(ends, probe);
-        let (happening, mark) = (self.happening.clone(), self.marks.probe());
+        let (happening, kind) = (self.happening.clone(), self.kind.marked(self.marks.probe()));
         tokio::spawn(async move {
             let outcome = tokio::select! {
-                outcome = act::probe(ends, mark) => outcome,
+                outcome = act::probe(ends, kind) => outcome,
                 () = stop.cancelled() => Err(io::ErrorKind::Interrupted.into()),
             };
             let _ = happening.send(Happening::Probed(ends, outcome)).await;
@@ -223,7 +223,7 @@ impl Relay {
     /// A listener on the port that the server has connected from, so that the terminal's subflows may join there.
     fn listen_for_joins(&mut self, server: SocketAddr) -> Option<DropGuard> {
         let address = act::listener_address(server.is_ipv6(), server.port());
-        let listener = act::listen(address, self.marks.own)
+        let listener = act::listen(address, self.kind)
             .inspect_err(|error| tracing::debug!(%address, %error, "no listener for subflows here"))
             .ok()?;
         let stop = self.stop.child_token();

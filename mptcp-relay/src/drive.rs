@@ -17,7 +17,7 @@ use crate::queue::Queue;
 use crate::relay::Relay;
 use crate::rules::Rules;
 use crate::sysctl::{self, Settings};
-use crate::{act, metrics};
+use crate::{act, metrics, steer};
 
 /// How long connections may take to be reset at the end.
 const RESETTING: Duration = Duration::from_secs(2);
@@ -77,16 +77,16 @@ async fn relay(config: &Config, rules: &Rules, socket: tokio::net::UnixListener)
             )
         };
         let address = act::listener_address(ipv6, config.listen_port);
-        let listener = act::listen(address, relay.marks.own).with_context(|| cannot(address))?;
+        let listener = act::listen(address, relay.kind).with_context(|| cannot(address))?;
         relay.attend(Way::Up, listener, relay.stop.clone());
         if config.has_downlink() {
             let address = act::listener_address(ipv6, config.listen_port + 1);
-            let listener = act::listen_plain(address, relay.marks.own).with_context(|| cannot(address))?;
+            let listener = act::listen_plain(address, relay.kind).with_context(|| cannot(address))?;
             relay.attend(Way::Down, listener, relay.stop.clone());
         }
     }
     for address in &config.announce {
-        let listener = act::listen(*address, relay.marks.own).with_context(|| {
+        let listener = act::listen(*address, relay.kind).with_context(|| {
             format!("cannot listen at {address}: `announce` takes addresses of this host")
         })?;
         relay.attend(Way::Up, listener, relay.stop.clone());
@@ -100,6 +100,16 @@ async fn relay(config: &Config, rules: &Rules, socket: tokio::net::UnixListener)
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut weigh = tokio::time::interval(relay.balancer.interval());
+    weigh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    if !config.balance.relays.is_empty() {
+        let interval = relay.balancer.interval();
+        tokio::spawn(steer::look_around(
+            config.balance.clone(),
+            interval,
+            relay.happening.clone(),
+        ));
+    }
     loop {
         tokio::select! {
             held = queue.next() => relay.decide(held.context("the packet queue is gone")?, &queue),
@@ -116,6 +126,7 @@ async fn relay(config: &Config, rules: &Rules, socket: tokio::net::UnixListener)
                 relay.review();
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             }
+            _ = weigh.tick(), if !relay.balancer.is_empty() => relay.balance().await,
             _ = term.recv() => break,
             _ = interrupt.recv() => break,
         }

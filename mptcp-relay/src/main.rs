@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
-use mptcp_relay::cli::{Cli, Command, ConfigCommand};
+use mptcp_relay::cli::{self, Cli, Command, ConfigCommand, Switch};
 use mptcp_relay::config::Config;
 use mptcp_relay::control::{self, Request};
 use mptcp_relay::{cleanup, doctor, drive};
@@ -46,10 +46,29 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Sessions => show(&socket, Request::Sessions, cli.json, "nothing is relayed").await?,
         Command::Subflows => show(&socket, Request::Subflows, cli.json, "there are no subflows").await?,
         Command::Status => show(&socket, Request::Status, cli.json, "").await?,
-        Command::Prefer { connection, path } => {
-            let request = Request::Prefer {
-                connection,
-                path: path.0,
+        Command::Balance { switch } => {
+            let request = Request::Balance {
+                on: switch.map(|switch| switch == Switch::On),
+            };
+            balance(&socket, request, cli.json).await?;
+        }
+        Command::Prefer { words, pid } => {
+            let path = |word: &str| {
+                word.parse::<cli::Path>()
+                    .map(|path| path.0)
+                    .map_err(anyhow::Error::msg)
+            };
+            let request = match (pid, words.as_slice()) {
+                (Some(pid), [word]) => Request::PreferProgram {
+                    pid,
+                    path: path(word)?,
+                },
+                (None, [connection, word]) => Request::Prefer {
+                    connection: connection.clone(),
+                    path: path(word)?,
+                },
+                (Some(_), _) => anyhow::bail!("with --pid the path alone: mptcp-relay prefer --pid PID PATH"),
+                (None, _) => anyhow::bail!("the path is missing: mptcp-relay prefer CONNECTION PATH"),
             };
             show(&socket, request, cli.json, "").await?;
         }
@@ -82,6 +101,23 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Completions { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A list of access points, and what holds for all of them.
+async fn balance(socket: &Path, request: Request, json: bool) -> anyhow::Result<()> {
+    let mut value = control::ask(socket, &request).await.map_err(anyhow::Error::msg)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&value)?);
+        return Ok(());
+    }
+    let points = value["points"].take();
+    let points = points.as_array().map_or(&[][..], Vec::as_slice);
+    println!("{}\n", table::table(points, "there are no access points"));
+    if let Some(all) = value.as_object_mut() {
+        all.remove("points");
+    }
+    println!("{}", table::list(&value));
+    Ok(())
 }
 
 async fn show(socket: &Path, request: Request, json: bool, none: &str) -> anyhow::Result<()> {

@@ -91,10 +91,23 @@ fn list(addresses: &[IpAddr]) -> String {
     addresses.join(", ")
 }
 
+/// Which subflows a connection has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// Its first one.
+    None,
+    /// Whatever joins, and one to every address that the peer announces.
+    #[default]
+    Fullmesh,
+    /// So many between the same two addresses, where this host has opened the connection.
+    Ports(u8),
+}
+
 /// All connections.
 #[derive(Clone, Debug)]
 pub struct Policy {
     announce: Vec<SocketAddr>,
+    mode: Mode,
     most: usize,
     connections: HashMap<Token, Connection>,
 }
@@ -104,6 +117,7 @@ impl Policy {
     pub fn new(announce: Vec<SocketAddr>) -> Self {
         Self {
             announce,
+            mode: Mode::Fullmesh,
             most: usize::MAX,
             connections: HashMap::new(),
         }
@@ -117,6 +131,12 @@ impl Policy {
         }
     }
 
+    /// How subflows come to be.
+    pub fn by(self, mode: Mode) -> Self {
+        let most = if mode == Mode::None { 1 } else { self.most };
+        Self { mode, most, ..self }
+    }
+
     /// Something has happened to a connection of this host.
     pub fn hear(&mut self, event: &Event) -> Vec<Command> {
         match event {
@@ -128,8 +148,17 @@ impl Policy {
                     .subflows
                     .entry(first)
                     .or_insert(Subflow { backup: false });
-                match event {
-                    Event::Established(_) if made.accepted => self.announcements(made.token, made.remote),
+                match (event, self.mode) {
+                    (Event::Created(_), _) | (_, Mode::None) => Vec::new(),
+                    _ if made.accepted => self.announcements(made.token, made.remote),
+                    (_, Mode::Ports(ports)) => {
+                        let open = Command::Open {
+                            token: made.token,
+                            local: made.local.ip(),
+                            to: made.remote,
+                        };
+                        vec![open; usize::from(ports).saturating_sub(1)]
+                    }
                     _ => Vec::new(),
                 }
             }
@@ -165,7 +194,8 @@ impl Policy {
             return Vec::new();
         };
         let first = connection.subflows.keys().next();
-        let Some((local, remote)) = first.filter(|_| connection.opened_here) else {
+        let wanted = connection.opened_here && self.mode == Mode::Fullmesh;
+        let Some((local, remote)) = first.filter(|_| wanted) else {
             return Vec::new();
         };
         let to = SocketAddr::new(event.address, event.port.unwrap_or(remote.port()));

@@ -11,11 +11,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::act::Kind;
 use crate::admission::{Admission, Admitted, Way, Why};
 use crate::config::Config;
 use crate::downlink::Probe;
 use crate::metrics::Counters;
 use crate::paths::Policy;
+use crate::points::{Balancer, Others};
 use crate::queue::{Held, Queue, Verdict};
 use crate::rules::Marks;
 use crate::sessions::{Session, Sessions};
@@ -36,6 +38,8 @@ pub(crate) enum Happening {
     Probed(Ends, io::Result<TcpStream>),
     /// The probe with this number has had its time.
     ProbeLate(Ends, u64),
+    /// What others have on the access points.
+    Others(Vec<Others>),
     /// A connection has ended.
     Ended(u64, Ended),
 }
@@ -43,6 +47,7 @@ pub(crate) enum Happening {
 /// All of it. `steer` and `answer` have more of its functions.
 pub(crate) struct Relay {
     pub(crate) marks: Marks,
+    pub(crate) kind: Kind,
     pub(crate) patience: Duration,
     pub(crate) began: Instant,
     pub(crate) admission: Admission,
@@ -56,6 +61,7 @@ pub(crate) struct Relay {
     pub(crate) probe_patience: Duration,
     pub(crate) sessions: Sessions,
     pub(crate) policy: Policy,
+    pub(crate) balancer: Balancer,
     pub(crate) client: Client,
     /// Families and ports that have a listener of their own; false: it could not be had.
     pub(crate) ports: HashMap<(bool, u16), bool>,
@@ -68,6 +74,10 @@ impl Relay {
     pub(crate) fn new(config: &Config, client: Client, happening: mpsc::Sender<Happening>) -> Self {
         Self {
             marks: Marks::from(config.mark),
+            kind: Kind {
+                mark: Marks::from(config.mark).own,
+                receive_buffer: config.receive_buffer,
+            },
             patience: Config::seconds(config.timeouts.server),
             began: Instant::now(),
             admission: Admission::new(config),
@@ -77,7 +87,10 @@ impl Relay {
             probes_begun: 0,
             probe_patience: Config::seconds(config.timeouts.probe),
             sessions: Sessions::default(),
-            policy: Policy::new(config.announce.clone()).at_most(config.limits.subflows),
+            balancer: Balancer::new(&config.balance),
+            policy: Policy::new(config.announce.clone())
+                .at_most(config.limits.subflows)
+                .by(config.mode()),
             client,
             ports: HashMap::new(),
             counters: Counters::default(),
@@ -99,9 +112,9 @@ impl Relay {
             Admitted::Ask => {
                 self.counters.count("asked");
                 self.held.insert(syn.ends, held);
-                let (happening, mark, patience) = (self.happening.clone(), self.marks.own, self.patience);
+                let (happening, kind, patience) = (self.happening.clone(), self.kind, self.patience);
                 tokio::spawn(async move {
-                    let outcome = act::reach(syn.ends, mark, patience).await;
+                    let outcome = act::reach(syn.ends, kind, patience).await;
                     let _ = happening.send(Happening::Asked(syn.ends, outcome)).await;
                 });
             }
@@ -167,6 +180,7 @@ impl Relay {
             Happening::Accepted(Way::Down, ends, server) => self.accepted_down(ends, server, queue),
             Happening::Probed(ends, outcome) => self.probed(ends, outcome, queue),
             Happening::ProbeLate(ends, number) => self.probe_late(ends, number),
+            Happening::Others(others) => self.balancer.hear(others),
             Happening::Ended(number, how) => {
                 self.counters.count(match how {
                     Ended::Closed => "closed",
@@ -231,7 +245,7 @@ impl Relay {
         if self.ports.contains_key(&key) || self.ports.len() >= MOST_LISTENERS {
             return;
         }
-        let listener = act::listen(act::listener_address(key.0, key.1), self.marks.own);
+        let listener = act::listen(act::listener_address(key.0, key.1), self.kind);
         if let Err(error) = &listener {
             tracing::warn!(
                 port = key.1, %error,

@@ -1,9 +1,17 @@
 //! Paths of live connections: what the kernel's path manager tells, and what it is told.
 
-use mptcp_pm::{Endpoint, EndpointFlags, Event};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use mptcp_pm::{Endpoint, EndpointFlags, Event};
+use tokio::sync::mpsc;
+
+use crate::act::canonical;
+use crate::config::Balance;
+use crate::neighbours;
 use crate::paths::Command;
-use crate::relay::Relay;
+use crate::points::{Carried, Others, Who};
+use crate::relay::{Happening, Relay};
 
 impl Relay {
     /// The path manager tells something.
@@ -59,6 +67,67 @@ impl Relay {
                     tracing::warn!(%error, "the kernel refuses");
                 }
             }
+        }
+    }
+
+    /// Loads of access points are measured once more, and what follows is done.
+    pub(crate) async fn balance(&mut self) {
+        let Ok(subflows) = mptcp_pm::subflows().await else {
+            return;
+        };
+        let mut carried: Vec<Carried> = subflows
+            .iter()
+            .map(|flow| Carried {
+                who: Who::Multipath(flow.token),
+                terminal: canonical(flow.remote).ip(),
+                bytes: flow.bytes_acknowledged + flow.bytes_received,
+            })
+            .collect();
+        let plain = self.sessions.iter().filter(|session| session.token.is_none());
+        carried.extend(plain.map(|session| Carried {
+            who: Who::Plain(session.ends),
+            terminal: session.ends.terminal.ip(),
+            bytes: session.carried.up.load(Ordering::Relaxed) + session.carried.down.load(Ordering::Relaxed),
+        }));
+        let policy = &self.policy;
+        let choices = self
+            .balancer
+            .round(&carried, |token| policy.primary(token), self.began.elapsed());
+        for choice in choices {
+            if choice.moved {
+                self.counters.count("balanced");
+                tracing::info!(token = %choice.token, path = %choice.path, "to another access point");
+            }
+            if let Ok(commands) = self.policy.prefer(choice.token, Some(choice.path)) {
+                self.order(commands).await;
+            }
+        }
+        for (point, own) in self.balancer.own() {
+            metrics::gauge!(neighbours::BULK, "point" => point.to_owned()).set(own.bulk);
+            metrics::gauge!(neighbours::STEADY, "point" => point.to_owned()).set(own.steady);
+        }
+    }
+}
+
+/// Asks the other relays for what they have on the access points, for ever.
+pub(crate) async fn look_around(config: Balance, interval: Duration, happening: mpsc::Sender<Happening>) {
+    let mut tick = tokio::time::interval(interval);
+    loop {
+        tick.tick().await;
+        let mut others = vec![Others::default(); config.points.len()];
+        let asked = config
+            .relays
+            .iter()
+            .map(|relay| neighbours::ask(*relay, interval));
+        for said in futures_util::future::join_all(asked).await.into_iter().flatten() {
+            for (point, others) in config.points.iter().zip(&mut others) {
+                let said = said.get(&point.name).copied().unwrap_or_default();
+                others.bulk += said.bulk;
+                others.steady += said.steady;
+            }
+        }
+        if happening.send(Happening::Others(others)).await.is_err() {
+            return;
         }
     }
 }

@@ -2,12 +2,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use mptcp_pm::{Created, Event, SubflowEvent, Token};
+use mptcp_pm::{Announced, Created, Event, SubflowEvent, Token};
 use mptcp_relay::admission::{Admission, Admitted, Why};
 use mptcp_relay::answers::Said;
 use mptcp_relay::balance::{self, Eagerness, Flow, Point};
-use mptcp_relay::config::Config;
-use mptcp_relay::paths::{Command, NoChoice, Policy};
+use mptcp_relay::config::{AccessPoint, Balance, Config, Mobility, TerminalPolicy};
+use mptcp_relay::neighbours;
+use mptcp_relay::paths::{Command, Mode, NoChoice, Policy};
+use mptcp_relay::points::{Balancer, Carried, Others, Who};
 use mptcp_relay::reset;
 use mptcp_relay::rules::{Holder, Rules};
 use mptcp_relay::syn::{Asks, Ends, Syn, SynAck};
@@ -264,9 +266,41 @@ fn subflow(remote: &str) -> SubflowEvent {
 fn backups(commands: &[Command]) -> Vec<(String, bool)> {
     let said = commands.iter().filter_map(|command| match command {
         Command::SetBackup { remote, backup, .. } => Some((remote.to_string(), *backup)),
-        Command::Announce { .. } | Command::End { .. } => None,
+        Command::Announce { .. } | Command::Open { .. } | Command::End { .. } => None,
     });
     said.collect()
+}
+
+#[test]
+fn a_path_manager_opens_what_its_rule_says() {
+    let opened = |mode| {
+        let mut policy = Policy::new(vec![]).by(mode);
+        let made = Created {
+            accepted: false,
+            ..created()
+        };
+        policy.hear(&Event::Created(made));
+        let first = policy.hear(&Event::Established(made)).len();
+        let told = Event::AddressAnnounced(Announced {
+            token: TOKEN,
+            id: 3,
+            address: [10, 0, 9, 9].into(),
+            port: None,
+        });
+        let then = policy.hear(&told);
+        let joined = policy.hear(&Event::SubflowEstablished(subflow("10.0.2.2:5")));
+        let ended = joined
+            .iter()
+            .any(|command| matches!(command, Command::End { .. }));
+        (first, then.len(), ended)
+    };
+    assert_eq!(opened(Mode::None), (0, 0, true));
+    assert_eq!(opened(Mode::Fullmesh), (0, 1, false));
+    assert_eq!(opened(Mode::Ports(3)), (2, 0, false));
+    // Terminals that connect open their subflows themselves.
+    let mut policy = Policy::new(vec![]).by(Mode::Ports(3));
+    policy.hear(&Event::Created(created()));
+    assert_eq!(policy.hear(&Event::Established(created())), []);
 }
 
 fn two_paths() -> Policy {
@@ -354,17 +388,19 @@ fn flows() -> impl Strategy<Value = Vec<Flow>> {
         0.0..50.0_f64,
         0..3_usize,
         any::<[bool; 3]>(),
-        any::<bool>(),
+        any::<[bool; 2]>(),
         0..20_u64,
     );
     prop::collection::vec(flow, 0..12).prop_map(|flows| {
-        let flow = |(rate, at, sees, may_move, stayed): (f64, usize, [bool; 3], bool, u64)| Flow {
-            rate,
-            at,
-            sees: (0..3).filter(|point| *point == at || sees[*point]).collect(),
-            may_move,
-            stayed: Duration::from_secs(stayed),
-        };
+        let flow =
+            |(rate, at, sees, [bulk, may_move], stayed): (f64, usize, [bool; 3], [bool; 2], u64)| Flow {
+                rate,
+                bulk,
+                at,
+                sees: (0..3).filter(|point| *point == at || sees[*point]).collect(),
+                may_move,
+                stayed: Duration::from_secs(stayed),
+            };
         flows.into_iter().map(flow).collect()
     })
 }
@@ -372,7 +408,7 @@ fn flows() -> impl Strategy<Value = Vec<Flow>> {
 proptest! {
     #[test]
     fn balancing_ends_lowers_the_greatest_load_and_moves_only_who_may(mut flows in flows()) {
-        let points = [50.0, 100.0, 25.0].map(|capacity| Point { capacity });
+        let points = [50.0, 100.0, 25.0].map(Point::alone);
         let greatest = |flows: &[Flow]| balance::loads(&points, flows).into_iter().fold(0.0, f64::max);
         let mut moves = 0;
         while let Some(chosen) = balance::next(&points, &flows, EAGERNESS) {
@@ -390,9 +426,10 @@ proptest! {
 
 #[test]
 fn two_access_points_in_balance_are_left_alone() {
-    let points = [Point { capacity: 10.0 }; 2];
+    let points = [Point::alone(10.0); 2];
     let flow = |at, rate| Flow {
         rate,
+        bulk: false,
         at,
         sees: vec![0, 1],
         may_move: true,
@@ -404,6 +441,131 @@ fn two_access_points_in_balance_are_left_alone() {
     );
     let crowded = [flow(0, 4.0), flow(0, 4.0)];
     assert!(balance::next(&points, &crowded, EAGERNESS).is_some());
+}
+
+#[test]
+fn bulk_transfers_count_as_asking_for_equal_shares_whatever_they_carry() {
+    let points = [Point::alone(20.0); 2];
+    // Seven share one access point, one has the other: both are full.
+    let at = [0, 0, 0, 0, 0, 0, 0, 1];
+    let mut flows: Vec<Flow> = at
+        .iter()
+        .map(|at| Flow {
+            rate: if *at == 0 { 20.0 / 7.0 } else { 20.0 },
+            bulk: true,
+            at: *at,
+            // The last two of the first access point see no other.
+            sees: vec![0, 1],
+            may_move: true,
+            stayed: Duration::from_secs(60),
+        })
+        .collect();
+    flows[5].sees = vec![0];
+    flows[6].sees = vec![0];
+    let mut moves = 0;
+    while let Some(chosen) = balance::next(&points, &flows, EAGERNESS) {
+        assert!(chosen.flow < 5, "who sees one access point stays");
+        flows[chosen.flow].at = chosen.to;
+        moves += 1;
+    }
+    assert_eq!(moves, 3, "four and four");
+    // Others of another relay count as well: with four of theirs on the second, ours go back.
+    let shared = [
+        points[0],
+        Point {
+            others: 4.0,
+            ..points[1]
+        },
+    ];
+    while let Some(chosen) = balance::next(&shared, &flows, EAGERNESS) {
+        flows[chosen.flow].at = chosen.to;
+    }
+    let here = flows.iter().filter(|flow| flow.at == 1).count();
+    assert_eq!(here, 2, "six and two with four others");
+}
+
+#[test]
+fn the_balancer_measures_moves_one_at_a_time_and_leaves_alone_what_it_may_not_move() {
+    let range = |text: &str| text.parse().expect("a range");
+    let point = |name: &str, range| AccessPoint {
+        name: name.into(),
+        addresses: vec![range],
+        capacity: 2e6,
+    };
+    let config = Balance {
+        enabled: true,
+        stay: 2.0,
+        points: vec![point("a", range("10.1.0.0/16")), point("b", range("10.2.0.0/16"))],
+        terminals: vec![TerminalPolicy {
+            addresses: vec![range("10.1.0.1/32")],
+            policy: Mobility::Stay,
+        }],
+        ..Balance::default()
+    };
+    let mut balancer = Balancer::new(&config);
+    let mut primary: std::collections::HashMap<Token, IpAddr> = Default::default();
+    let mut moved = Vec::new();
+    // Six terminals download on a; 1 may not be moved, 2 types, 3 sees one access point, 4 was chosen by an operator.
+    balancer.chosen(Token(4), Some([10, 1, 0, 4].into()));
+    for second in 0..20_u64 {
+        let mut carried = Vec::new();
+        for number in 1..=6_u8 {
+            let rate = if number == 2 { 1000 } else { 300_000 };
+            let who = Who::Multipath(Token(number.into()));
+            let at = primary.get(&Token(number.into())).copied();
+            let here: IpAddr = [10, 1, 0, number].into();
+            let there: IpAddr = [10, 2, 0, number].into();
+            let bytes = |path| {
+                if at.unwrap_or(here) == path {
+                    second * rate
+                } else {
+                    0
+                }
+            };
+            carried.push(Carried {
+                who,
+                terminal: here,
+                bytes: bytes(here),
+            });
+            if number != 3 {
+                carried.push(Carried {
+                    who,
+                    terminal: there,
+                    bytes: bytes(there),
+                });
+            }
+        }
+        let now = Duration::from_secs(second);
+        let choices = balancer.round(&carried, |token| primary.get(&token).copied(), now);
+        assert!(
+            choices.iter().filter(|choice| choice.moved).count() <= 1,
+            "{choices:?}"
+        );
+        for choice in choices {
+            if choice.moved {
+                moved.push(choice.token.0);
+            }
+            primary.insert(choice.token, choice.path);
+        }
+    }
+    moved.sort_unstable();
+    assert_eq!(moved, [5, 6], "{}", balancer.show());
+}
+
+#[test]
+fn what_another_relay_says_of_an_access_point_is_read_and_nonsense_is_not() {
+    let text = "# TYPE mptcp_relay_point_bulk gauge\nmptcp_relay_point_bulk{point=\"a\"} 3\n\
+                mptcp_relay_point_steady{point=\"a\"} 1200.5\nmptcp_relay_point_bulk{point=\"b\"} -1\n\
+                mptcp_relay_point_steady{point=\"b\"} NaN\nmptcp_relay_point_bulk{point=\"c\"\n";
+    let said = neighbours::read(text);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert_eq!(
+        said["a"],
+        Others {
+            steady: 1200.5,
+            bulk: 3.0
+        }
+    );
 }
 
 #[test]
@@ -470,6 +632,21 @@ fn mistakes_in_the_configuration_are_named_with_their_key() {
         ("timeouts.probe = 1.5", "timeouts.probe"),
         ("listen_port = 65535", "listen_port"),
         ("terminals = [\"here\"]", "terminals"),
+        ("balance = { enabled = true }", "balance.enabled"),
+        ("path_manager = { mode = \"binder\" }", "source routes"),
+        (
+            "path_manager = { mode = \"ports\", ports = 0 }",
+            "path_manager.ports",
+        ),
+        ("balance = { interval = 0 }", "balance.interval"),
+        (
+            "[[balance.points]]\nname = \"a\\\"\"\naddresses = [\"10.0.0.0/8\"]\ncapacity = 1.0",
+            "balance.points",
+        ),
+        (
+            "[[balance.points]]\nname = \"a\"\naddresses = []\ncapacity = 1.0",
+            "balance.points",
+        ),
         ("unheard_of = 1", "unheard_of"),
     ] {
         std::fs::write(&file, text).expect("a file");
