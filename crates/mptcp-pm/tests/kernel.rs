@@ -259,6 +259,48 @@ fn a_subflow_is_opened_made_a_backup_and_closed_by_command() {
 }
 
 #[test]
+fn a_connection_of_the_kernels_own_path_manager_keeps_it_and_is_switched_by_endpoints_alone() {
+    alone(|| async {
+        let client = Client::connect().await.expect("connected");
+        let second = Endpoint {
+            id: 7,
+            ..Endpoint::new(address("10.1.0.3"), EndpointFlags::SUBFLOW)
+        };
+        client.add_endpoint(&second).await.expect("added");
+        let mut events = Events::subscribe().await.expect("subscribed");
+        let mut pair = connect("10.1.0.2", "10.1.0.1");
+        let (token, _) = established(&mut events).await;
+        let joined = wait_for(&mut events, "joined subflow", |event| match event {
+            Event::SubflowEstablished(subflow) if subflow.token == token => Some(subflow.clone()),
+            _ => None,
+        })
+        .await;
+        // The path manager of new connections does not matter to it.
+        by_program();
+        let refused = client.set_backup(token, joined.local, joined.remote, true).await;
+        let refused = refused.expect_err("the kernel manages it");
+        assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+        let refused = client.destroy_subflow(token, joined.local, joined.remote).await;
+        assert!(refused.is_err(), "the kernel manages it");
+        // All connections by this endpoint at once: that it still does.
+        let reserve = Endpoint {
+            flags: EndpointFlags::SUBFLOW | EndpointFlags::BACKUP,
+            ..second
+        };
+        client.set_endpoint_flags(&reserve).await.expect("changed");
+        let backups = || async {
+            let listed = mptcp_pm::subflows().await.expect("a list");
+            listed.iter().filter(|subflow| subflow.is_backup()).count()
+        };
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while backups().await != 2 {
+            assert!(std::time::Instant::now() < deadline, "not a backup at both ends");
+            pair.talk();
+        }
+    });
+}
+
+#[test]
 fn an_address_is_announced_and_taken_back() {
     alone(|| async {
         by_program();
