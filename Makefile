@@ -35,7 +35,7 @@ root:
 		echo 'make: network namespaces and BPF need root; run this as root, or build only: make build' >&2; exit 1; }
 
 build: setup
-	cargo build -p host-agent -p mobility-server -p mptcp-relay -p symmetric-proxy -p lab
+	cargo build -p host-agent -p mobility-server -p mptcp-relay -p symmetric-proxy -p lab --bins --examples
 
 demo: root build
 	@mkdir -p $(TARGET)/demo

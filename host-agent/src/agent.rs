@@ -18,6 +18,7 @@ mod relaying;
 mod repairing;
 mod reporting;
 mod rewriting;
+mod sleeping;
 mod talking;
 
 pub use reporting::{Reporting, ServerState};
@@ -32,6 +33,7 @@ use wire::tuple::{Endpoint, Tuple};
 
 pub use self::enrolling::Enrolment;
 pub use self::heartbeat::Lines;
+pub use self::sleeping::{Bedtime, Sleeping};
 use crate::config::Heartbeat;
 use crate::nat64::Nat64Prefix;
 use crate::network::{Network, NetworkEvent};
@@ -143,6 +145,8 @@ pub struct Agent<D> {
     pub effects: Vec<Effect>,
     /// What the mobility servers are told.
     pub reporting: Reporting,
+    /// Peers that sleep.
+    pub sleeping: Sleeping,
     alarms: BTreeSet<(Timestamp, Tuple)>,
     /// Connections the data path has to do more for than know their keys.
     active: HashSet<Tuple>,
@@ -188,6 +192,7 @@ impl<D: Datapath> Agent<D> {
             lines: Lines::default(),
             effects: Vec::new(),
             reporting: Reporting::default(),
+            sleeping: Sleeping::default(),
             alarms: BTreeSet::new(),
             active: HashSet::new(),
             holders: HashMap::new(),

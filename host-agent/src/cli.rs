@@ -105,6 +105,15 @@ pub enum Command {
     },
     /// Tell the mobility servers once more which connections wait, and where this host is.
     Report,
+    /// Tell the peers' agents that this host goes to sleep: connections wait for it for hours, not for minutes.
+    ///
+    /// systemd calls this before the host is suspended (packaging/host-agent-sleep.service). Nothing has to be said
+    /// when it wakes.
+    Sleep {
+        /// Ask them to wait for so many seconds at most [default: as long as they may, a day].
+        #[arg(long, value_name = "SECONDS")]
+        seconds: Option<u64>,
+    },
     /// Check that the agent can run here; change nothing.
     Doctor,
     /// Remove everything an agent set up on this host. Moved connections end.

@@ -41,6 +41,11 @@ pub enum Request {
     },
     /// Make every report to the mobility servers anew.
     Report,
+    /// This host goes to sleep: peers are asked to wait for it.
+    Sleep {
+        /// How long, in seconds; none: as long as they may.
+        seconds: Option<u64>,
+    },
     /// Resume connections from another address or towards another peer endpoint.
     Migrate {
         /// The connection as `connections` shows it; none: all.

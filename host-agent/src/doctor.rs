@@ -2,6 +2,8 @@
 
 use std::net::TcpListener;
 
+mod servers;
+
 use datapath::requirements::{self, Finding, Verdict};
 
 use crate::config::Config;
@@ -39,6 +41,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
             ),
         }
     });
+    findings.extend(servers::examine(config).await);
     findings
 }
 

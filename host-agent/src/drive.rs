@@ -147,6 +147,7 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
     );
     agent.nat64 = config.nat64()?;
     agent.heartbeat = config.heartbeat;
+    agent.sleeping.bedtime.longest = Duration::from_secs_f64(config.timeouts.sleep);
     agent.reporting = servers::reporting(&config, &urls, credentials.identity().agent_id().clone());
     agent.enrolment.word = config.enrol;
     agent.enrolment.prefixes = config.offers()?.1;

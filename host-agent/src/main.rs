@@ -100,6 +100,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             .await?
         }
         Command::Pair { host, port } => plain(&socket, &Request::Pair { host, port }).await?,
+        Command::Sleep { seconds } => plain(&socket, &Request::Sleep { seconds }).await?,
         Command::Report => plain(&socket, &Request::Report).await?,
         Command::Migrate {
             connection,

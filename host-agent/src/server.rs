@@ -5,11 +5,13 @@
 //!    with connections in trouble. It is a state, not a sequence: whoever connects anew sends all of it.
 //! 3. For each configured server one task ([`attend`]) keeps a stream while something is wanted of it, from the
 //!    address that is reported ([`connect`]), and tells what the server says as [`ServerEvent`]s.
-//! 4. `agent::destinations` checks what was said and turns it into attempts of the connections' machines.
-//! 5. When two agents cannot reach each other's ports, their pair exchange runs through a blind [`tunnel`].
+//! 4. Behind a NAPT each new stream is followed by a probe of how it maps ([`mapping`]), which goes into the reports.
+//! 5. `agent::destinations` checks what was said and turns it into attempts of the connections' machines.
+//! 6. When two agents cannot reach each other's ports, their pair exchange runs through a blind [`tunnel`].
 
 pub mod attend;
 pub mod counter;
+pub mod mapping;
 pub mod tunnel;
 pub mod wanted;
 
@@ -31,6 +33,17 @@ pub enum ServerEvent {
         local: Endpoint,
         /// The same as the server sees it.
         observed: Endpoint,
+        /// Changes when the server has lost what it had stored.
+        epoch: Vec<u8>,
+        /// The server's clock less ours, in milliseconds; none: it does not say.
+        skew: Option<i64>,
+    },
+    /// How the NAPT in front of this host maps, as a probe beside the stream has shown.
+    Mapped {
+        /// Our address, inside.
+        inside: std::net::IpAddr,
+        /// What was found.
+        mapping: said::Mapping,
     },
     /// There is no stream.
     Closed {

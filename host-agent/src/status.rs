@@ -5,7 +5,7 @@ use datapath::Datapath;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, ServerState};
 use crate::sessions::Managed;
 use crate::timeline::Entry;
 
@@ -37,6 +37,12 @@ pub struct Status {
     pub unpaired: usize,
     /// Pairs.
     pub pairs: usize,
+    /// The mobility servers.
+    #[serde(default)]
+    pub servers: Vec<ServerRow>,
+    /// Peers that are waited for longer, because they or this host said goodnight.
+    #[serde(default)]
+    pub sleeping: usize,
     /// Wire ports in use.
     pub wire_ports: usize,
     /// Number of the layout of the pinned maps.
@@ -47,6 +53,28 @@ pub struct Status {
     pub counters: BTreeMap<String, u64>,
     /// What the data path counts.
     pub datapath: BTreeMap<String, u64>,
+}
+
+/// One mobility server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServerRow {
+    /// Its URL.
+    pub server: String,
+    /// Whether there is a stream; there is one while it is needed.
+    pub open: bool,
+    /// Our end of the last stream.
+    pub local: Option<String>,
+    /// The same as the server saw it.
+    pub observed: Option<String>,
+    /// How the NAPT between them maps, if there is one: `none`, `port_preserving`, `endpoint_independent`, `random`, or
+    /// `unknown`.
+    pub napt: String,
+    /// Changes when the server has lost what it had stored.
+    pub epoch: String,
+    /// Its clock less ours, in seconds.
+    pub clock_skew_s: Option<f64>,
+    /// Why there is no stream; empty: it is not needed.
+    pub why: String,
 }
 
 /// One connection that can migrate.
@@ -146,6 +174,8 @@ impl<D: Datapath> Agent<D> {
             parked: live().filter(|managed| managed.machine.is_parked()).count(),
             unpaired: self.unpaired.len(),
             pairs: self.pairs.all().count(),
+            servers: self.server_rows(),
+            sleeping: self.sleeping.pairs(),
             wire_ports: self.ports.in_use(),
             layout: about.layout,
             max_connections: about.max_connections,
@@ -157,6 +187,26 @@ impl<D: Datapath> Agent<D> {
                 .map(|(name, count)| (name.to_string(), count))
                 .collect(),
         }
+    }
+
+    fn server_rows(&self) -> Vec<ServerRow> {
+        let row = |(url, state): (&String, &ServerState)| ServerRow {
+            server: url.clone(),
+            open: state.open,
+            local: state.local.map(|local| local.to_string()),
+            observed: state.observed.map(|observed| observed.to_string()),
+            napt: state
+                .local
+                .zip(state.observed)
+                .map_or("unknown", |(local, observed)| {
+                    self.reporting.napt_of(local.address, observed.address)
+                })
+                .into(),
+            epoch: state.epoch.iter().map(|byte| format!("{byte:02x}")).collect(),
+            clock_skew_s: state.skew.map(|skew| skew as f64 / 1e3),
+            why: state.why.clone(),
+        };
+        self.reporting.servers().map(row).collect()
     }
 
     /// The connections, in the order of their tuples.
@@ -245,7 +295,14 @@ pub fn print_status(status: &Status) -> String {
             status.connections, status.moved, status.parked, status.unpaired
         ),
     );
-    line("pairs", status.pairs.to_string());
+    let pairs = match status.sleeping {
+        0 => status.pairs.to_string(),
+        sleeping => format!("{} ({sleeping} asleep)", status.pairs),
+    };
+    line("pairs", pairs);
+    for server in &status.servers {
+        line("server", print_server(server));
+    }
     for (name, count) in status
         .counters
         .iter()
@@ -255,6 +312,25 @@ pub fn print_status(status: &Status) -> String {
         line(&format!("  {name}"), count.to_string());
     }
     table.to_string()
+}
+
+fn print_server(row: &ServerRow) -> String {
+    let mut text = match (row.open, row.why.is_empty()) {
+        (true, _) => format!("{} attended", row.server),
+        (false, true) => format!("{} not needed now", row.server),
+        (false, false) => format!("{} not there: {}", row.server, row.why),
+    };
+    if let Some(observed) = &row.observed {
+        text += &format!(", sees this host at {observed}");
+    }
+    match row.napt.as_str() {
+        "none" | "unknown" => {}
+        napt => text += &format!(" (NAPT: {})", napt.replace('_', " ")),
+    }
+    if let Some(skew) = row.clock_skew_s.filter(|skew| skew.abs() > 5.0) {
+        text += &format!(", clocks differ by {skew:.0} s");
+    }
+    text
 }
 
 fn none_if_empty(text: String) -> String {

@@ -38,6 +38,36 @@ async fn both_ends_that_moved_learn_what_to_do() {
     assert!(server.status()["matches"].as_u64() >= Some(1));
 }
 
+/// Random bytes may be drawn twice: two pairs have one ID, and all four have moved.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_pairs_that_have_the_same_id_by_accident_are_two_pairs() {
+    let server = Deployment::start(MEMORY).await;
+    let mut agents = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        agents.push(server.agent(name).await);
+    }
+    let mut lines = Vec::new();
+    for agent in &agents {
+        lines.push(agent.attend(&[]).await.expect("welcome"));
+    }
+    // A and C first, who belong to different pairs; whoever trusts the ID alone matches them.
+    for (at, peer) in [(0, 1), (2, 3), (1, 0), (3, 2)] {
+        let own = at as u8 + 1;
+        let said = report(PAIR, &agents[peer], 1, own, peer as u8 + 1);
+        lines[at].say(Says::Report(said)).await;
+        if at % 2 == 0 {
+            let Ok(Hears::Waiting(_)) = lines[at].next().await else {
+                panic!("nobody of its pair has reported")
+            };
+        }
+    }
+    for (at, peer) in [(0, 1), (1, 0), (2, 3), (3, 2)] {
+        let told = lines[at].destination().await;
+        assert_eq!(told.peer_address, [10, 9, 0, peer as u8 + 1], "who is with {at}");
+    }
+    assert_eq!(server.status()["matches"].as_u64(), Some(2));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_has_lost_no_waiting_report() {
     let mut server = Deployment::start("").await;
@@ -103,6 +133,27 @@ async fn who_is_revoked_is_let_in_no_more() {
     let refused = a.attend(&[]).await.err().expect("not again");
     assert_eq!(refused.code(), tonic::Code::PermissionDenied);
     b.attend(&[]).await.expect("nobody else is meant");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_reported_before_a_revocation_matches_nothing_after_it() {
+    let server = Deployment::start(MEMORY).await;
+    let (a, b) = (server.agent("a").await, server.agent("b").await);
+    let mut at_a = a.attend(&[]).await.expect("welcome");
+    at_a.say(Says::Report(report(PAIR, &b, 1, 1, 2))).await;
+    let Ok(Hears::Waiting(_)) = at_a.next().await else {
+        panic!("stored")
+    };
+    server.cli(&["revoke", "a"]);
+    let mut at_b = b.attend(&[]).await.expect("welcome");
+    for counter in 1..3 {
+        at_b.say(Says::Report(report(PAIR, &a, counter, 2, 1))).await;
+        let Ok(Hears::Waiting(waiting)) = at_b.next().await else {
+            panic!("A is nobody any more")
+        };
+        assert!(waiting.move_counter == counter && !waiting.peer_present);
+    }
+    assert_eq!(server.status()["matches"].as_u64(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

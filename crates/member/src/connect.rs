@@ -67,6 +67,8 @@ pub struct Connected {
     pub channel: Channel,
     /// Our end of it.
     pub local: Endpoint,
+    /// The server's end of it.
+    pub remote: Endpoint,
 }
 
 /// Connects to the server at `url`.
@@ -82,7 +84,6 @@ pub async fn connect(
     tls: ClientConfig,
 ) -> Result<Connected, ConnectError> {
     let (host, port) = host_and_port(url)?;
-    let late = || io::Error::from(io::ErrorKind::TimedOut);
     let stream = tokio::time::timeout(LIMIT, reach(&host, port, from, mark)).await;
     let stream = stream.unwrap_or_else(|_| {
         Err(ConnectError::Tcp {
@@ -91,20 +92,63 @@ pub async fn connect(
             error: late(),
         })
     })?;
-    let local = stream
-        .local_addr()
-        .map(|local| Endpoint::from(SocketAddr::new(local.ip().to_canonical(), local.port())))
+    secure(stream, &host, port, tls).await
+}
+
+/// Connects once more to a server that is connected to: from the same source port, to another port of it.
+///
+/// # Errors
+/// As for [`connect`]; a port that does not answer, or a source port that the kernel does not give twice.
+pub async fn connect_beside(
+    url: &str,
+    known: (Endpoint, Endpoint),
+    port: u16,
+    mark: u32,
+    tls: ClientConfig,
+) -> Result<Connected, ConnectError> {
+    let (host, _) = host_and_port(url)?;
+    let (local, remote) = known;
+    let to = SocketAddr::new(remote.address, port);
+    let from = SocketAddr::new(local.address, local.port);
+    let opened = tokio::time::timeout(LIMIT, open(to, Some(from), mark)).await;
+    let stream = opened
+        .unwrap_or_else(|_| Err(late()))
         .map_err(|error| ConnectError::Tcp {
             host: host.clone(),
             port,
             error,
         })?;
+    secure(stream, &host, port, tls).await
+}
+
+fn late() -> io::Error {
+    io::Error::from(io::ErrorKind::TimedOut)
+}
+
+/// TLS over an open connection, and gRPC over that.
+async fn secure(
+    stream: TcpStream,
+    host: &str,
+    port: u16,
+    tls: ClientConfig,
+) -> Result<Connected, ConnectError> {
+    let endpoint_of = |found: io::Result<SocketAddr>| {
+        found
+            .map(|address| Endpoint::from(SocketAddr::new(address.ip().to_canonical(), address.port())))
+            .map_err(|error| ConnectError::Tcp {
+                host: host.to_owned(),
+                port,
+                error,
+            })
+    };
+    let local = endpoint_of(stream.local_addr())?;
+    let remote = endpoint_of(stream.peer_addr())?;
     let failed = |error| ConnectError::Tls {
-        host: host.clone(),
+        host: host.to_owned(),
         port,
         error,
     };
-    let name = ServerName::try_from(host.clone()).map_err(|_| ConnectError::Url(url.to_owned()))?;
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| ConnectError::Url(host.to_owned()))?;
     let handshake = TlsConnector::from(Arc::new(tls)).connect(name, stream);
     let stream = tokio::time::timeout(LIMIT, handshake)
         .await
@@ -115,7 +159,7 @@ pub async fn connect(
     let shown = if host.contains(':') {
         format!("[{host}]")
     } else {
-        host.clone()
+        host.to_owned()
     };
     let endpoint = GrpcEndpoint::from_shared(format!("http://{shown}:{port}"))?
         .http2_keep_alive_interval(ALIVE_EVERY)
@@ -126,7 +170,11 @@ pub async fn connect(
         async move { stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
     });
     let channel = endpoint.connect_with_connector(connector).await?;
-    Ok(Connected { channel, local })
+    Ok(Connected {
+        channel,
+        local,
+        remote,
+    })
 }
 
 async fn reach(host: &str, port: u16, from: Option<IpAddr>, mark: u32) -> Result<TcpStream, ConnectError> {
@@ -145,7 +193,7 @@ async fn reach(host: &str, port: u16, from: Option<IpAddr>, mark: u32) -> Result
     let mut last = no_name(io::Error::from(io::ErrorKind::NotFound));
     for to in alike.into_iter().chain(other) {
         let from = from.filter(|from| from.is_ipv4() == to.is_ipv4());
-        match open(to, from, mark).await {
+        match open(to, from.map(|from| SocketAddr::new(from, 0)), mark).await {
             Ok(stream) => return Ok(stream),
             Err(error) => {
                 last = ConnectError::Tcp {
@@ -159,7 +207,7 @@ async fn reach(host: &str, port: u16, from: Option<IpAddr>, mark: u32) -> Result
     Err(last)
 }
 
-async fn open(to: SocketAddr, from: Option<IpAddr>, mark: u32) -> io::Result<TcpStream> {
+async fn open(to: SocketAddr, from: Option<SocketAddr>, mark: u32) -> io::Result<TcpStream> {
     let socket = match to {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -167,8 +215,10 @@ async fn open(to: SocketAddr, from: Option<IpAddr>, mark: u32) -> io::Result<Tcp
     if mark != 0 {
         socket2::SockRef::from(&socket).set_mark(mark)?;
     }
+    // So that a probe can go out from the very same port.
+    socket.set_reuseaddr(true)?;
     if let Some(from) = from {
-        socket.bind(SocketAddr::new(from, 0))?;
+        socket.bind(from)?;
     }
     let stream = socket.connect(to).await?;
     stream.set_nodelay(true)?;

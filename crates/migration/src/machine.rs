@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use wire::{Endpoint, ReqNo, Role, Tuple};
 
@@ -313,6 +314,15 @@ impl Machine {
     /// The tuples that are heard though they are not the wire tuple any more.
     pub fn lingering(&self) -> &[Lingering] {
         &self.lingering
+    }
+
+    /// The connection waits so long from now on when it has to wait: a host has said that it goes to sleep, or is awake
+    /// again. What waits already waits so long from `now`.
+    pub fn wait_for(&mut self, patience: Duration, now: Timestamp) {
+        self.policy.mig_wait = patience;
+        if let Some(deadline) = &mut self.give_up {
+            *deadline = now + patience;
+        }
     }
 
     /// When [`Event::TimerFired`](crate::Event::TimerFired) is due next, and what for.

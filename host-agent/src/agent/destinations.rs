@@ -88,16 +88,22 @@ impl<D: Datapath> Agent<D> {
                 server,
                 local,
                 observed,
+                epoch,
+                skew,
             } => {
                 self.timeline
                     .note("", "server_open", format!("{server} sees {observed}"));
+                self.reporting.seen_at(local, observed);
                 if let Some(state) = self.reporting.servers.get_mut(&server) {
                     state.open = true;
                     state.local = Some(local);
                     state.observed = Some(observed);
+                    state.epoch = epoch;
+                    state.skew = skew;
                     state.why.clear();
                 }
             }
+            ServerEvent::Mapped { inside, mapping } => self.mapped(inside, mapping),
             ServerEvent::Closed { server, why } => {
                 let Some(state) = self.reporting.servers.get_mut(&server) else {
                     return;

@@ -161,6 +161,7 @@ impl<D: Datapath> Agent<D> {
             } => {
                 let pair_id = self.pairs.name(pair_id);
                 let current = self.lines.line(&pair_id).map(|line| line.serial);
+                self.awake(pair_id, false, now);
                 match message {
                     Message::Pong { number } if current == Some(serial) => {
                         self.beat_answered(pair_id, number, now);
@@ -227,6 +228,7 @@ impl<D: Datapath> Agent<D> {
             }
             _ => {}
         }
+        self.awake(pair_id, true, now);
         self.ask_again(pair_id);
         self.enrol_soon(now);
     }

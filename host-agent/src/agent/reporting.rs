@@ -9,6 +9,7 @@
 //! 4. A server that knows nothing of a report any more says so: the pair is reported again, with a higher number.
 //! 5. What is wanted of the servers follows as one value ([`Wanted`]); the loop publishes it when it has changed.
 
+mod mapping;
 mod needs;
 mod presence;
 mod renewing;
@@ -70,6 +71,10 @@ pub struct ServerState {
     pub local: Option<Endpoint>,
     /// Why there is none.
     pub why: String,
+    /// Changes when it has lost what it had stored.
+    pub epoch: Vec<u8>,
+    /// Its clock less ours, in milliseconds.
+    pub skew: Option<i64>,
 }
 
 /// The agent's books about servers.
@@ -86,6 +91,8 @@ pub struct Reporting {
     in_trouble: HashMap<Tuple, Uuid>,
     unpaired: HashMap<Tuple, Timestamp>,
     counted: Option<Timestamp>,
+    /// How the NAPT in front of each of our addresses maps, where a probe has shown it.
+    mappings: BTreeMap<IpAddr, said::Mapping>,
     wanted: Wanted,
     published: Wanted,
     pub(super) tries: Tries,

@@ -54,6 +54,7 @@ impl<D: Datapath> Agent<D> {
                     self.compare(identity, ReqNo(req_no), tuple);
                 }
             }
+            Message::GoingToSleep { longest } => self.peer_sleeps(pair_id, longest, now),
             Message::Enrol(heard) => self.enrolment_heard(pair_id, heard, now),
             _ => self.timeline.count("line_message_unused"),
         }

@@ -90,6 +90,7 @@ impl Config {
         }
         for (key, seconds) in [
             ("timeouts.mig_wait", self.timeouts.mig_wait),
+            ("timeouts.sleep", self.timeouts.sleep),
             ("timeouts.linger", self.timeouts.linger),
             ("timeouts.reset", self.timeouts.reset),
             ("timeouts.heartbeat", self.timeouts.heartbeat),

@@ -37,6 +37,8 @@ impl Default for Paths {
 pub struct Timeouts {
     /// How long a connection waits for a way to resume before it is reset.
     pub mig_wait: f64,
+    /// The same for a peer whose host has said that it goes to sleep, and at most what it asks for.
+    pub sleep: f64,
     /// How long a moved connection's tuples are kept after its end.
     pub linger: f64,
     /// How long a reset that nobody answers for is held.
@@ -85,6 +87,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             mig_wait: 900.0,
+            sleep: 86_400.0,
             linger: 60.0,
             reset: 3.0,
             heartbeat: 5.0,

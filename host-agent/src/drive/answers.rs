@@ -32,6 +32,11 @@ impl Driver {
                 let count = self.agent.report_again(now);
                 done(serde_json::json!({ "reported": count }))
             }
+            Request::Sleep { seconds } => {
+                let longest = seconds.map_or(Duration::MAX, Duration::from_secs);
+                let (told, pairs) = self.agent.going_to_sleep(longest, self.clock.now());
+                done(serde_json::json!({ "told": told, "pairs": pairs }))
+            }
             Request::Migrate { connection, from, to } => match self.migrate(connection, from, to).await {
                 Ok(count) => done(serde_json::json!({ "begun": count })),
                 Err(why) => Reply::Answer(Answer::Refused(why)),

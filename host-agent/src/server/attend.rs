@@ -15,9 +15,11 @@ use said::agents_client::AgentsClient;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::Channel;
 use wire::tuple::Endpoint;
 
 use super::connect::{ConnectError, connect};
+use super::mapping::{self, Stream};
 use super::wanted::Wanted;
 use super::{ServerEvent, read_endpoint};
 
@@ -46,6 +48,14 @@ pub struct Attendance {
     pub failed: mpsc::Receiver<said::TryFailed>,
     /// Where it is told.
     pub events: mpsc::Sender<ServerEvent>,
+}
+
+/// A connection to the server.
+struct Opened {
+    client: AgentsClient<Channel>,
+    channel: Channel,
+    local: Endpoint,
+    remote: Endpoint,
 }
 
 /// Why a stream ended.
@@ -140,8 +150,13 @@ impl Attendance {
                 }
             }
         };
-        let (mut client, local) = match connected {
-            Ok(connected) => connected,
+        let Opened {
+            mut client,
+            channel,
+            local,
+            remote,
+        } = match connected {
+            Ok(opened) => opened,
             Err(error) => return End::Gone(error.to_string(), Duration::ZERO),
         };
         wanted = self.wanted.borrow_and_update().clone();
@@ -171,12 +186,23 @@ impl Attendance {
                             return End::Gone("the server asks to connect again".into(), after.min(LAST_WAIT));
                         }
                         said::server_message::Body::Hello(hello) => {
+                            let observed = read_endpoint(&hello.observed).unwrap_or(local);
                             self.tell(ServerEvent::Opened {
                                 server: self.server.clone(),
                                 local,
-                                observed: read_endpoint(&hello.observed).unwrap_or(local),
+                                observed,
+                                skew: skew(hello.unix_milliseconds),
+                                epoch: hello.epoch,
                             })
                             .await;
+                            self.probe(Stream {
+                                server: self.server.clone(),
+                                channel: channel.clone(),
+                                local,
+                                remote,
+                                observed,
+                                mark: self.mark,
+                            });
                         }
                         body => {
                             self.tell(ServerEvent::Said { server: self.server.clone(), body }).await;
@@ -218,18 +244,41 @@ impl Attendance {
         }
     }
 
-    async fn open(
-        &self,
-        wanted: &Wanted,
-    ) -> Result<(AgentsClient<tonic::transport::Channel>, Endpoint), ConnectError> {
+    /// Finds out how the NAPT maps, beside the stream.
+    fn probe(&self, stream: Stream) {
+        let credentials = self.credentials.borrow().clone();
+        let (authorities, events) = (self.authorities.clone(), self.events.clone());
+        let inside = stream.local.address;
+        tokio::spawn(async move {
+            if let Some(mapping) = mapping::probe(stream, &credentials, &authorities).await {
+                let _ = events.send(ServerEvent::Mapped { inside, mapping }).await;
+            }
+        });
+    }
+
+    async fn open(&self, wanted: &Wanted) -> Result<Opened, ConnectError> {
         let tls = {
             let credentials = self.credentials.borrow();
             identity::towards_servers(credentials.identity(), &self.authorities)?
         };
         let connected = connect(&self.server, wanted.from, self.mark, tls).await?;
-        let client = AgentsClient::new(connected.channel).max_decoding_message_size(MAX_MESSAGE);
-        Ok((client, connected.local))
+        let client = AgentsClient::new(connected.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+        Ok(Opened {
+            client,
+            channel: connected.channel,
+            local: connected.local,
+            remote: connected.remote,
+        })
     }
+}
+
+/// A server's clock less ours, in milliseconds.
+pub fn skew(unix_milliseconds: u64) -> Option<i64> {
+    let own = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .ok()?;
+    let theirs = i64::try_from(unix_milliseconds).ok().filter(|said| *said != 0)?;
+    Some(theirs.saturating_sub(i64::try_from(own.as_millis()).ok()?))
 }
 
 /// What a person should read of a refusal.

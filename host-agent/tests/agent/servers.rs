@@ -471,3 +471,53 @@ fn numbers_begin_above_what_a_server_has_heard() {
         last = current;
     }
 }
+
+#[test]
+fn what_a_probe_says_of_the_napt_is_said_by_the_same_report() {
+    use host_agent::server::ServerEvent;
+    use said::mapping::Behaviour;
+    let (mut world, _) = world();
+    world.interfere(|_| Fate::Lost);
+    world.lose(Side::A, "10.0.1.2");
+    world.gain(Side::A, "192.0.2.7");
+    let first = report(&mut world, Side::A).expect("a report");
+    assert_eq!(first.mapping, None, "nobody has probed there");
+    let said_of = |outside: &str| said::Mapping {
+        behaviour: Behaviour::EndpointIndependent.into(),
+        outside_address: bytes_of(address(outside)),
+    };
+    let mapped = |inside: &str, outside: &str| ServerEvent::Mapped {
+        inside: address(inside),
+        mapping: said_of(outside),
+    };
+    let now = world.now;
+    world
+        .a
+        .agent
+        .server_event(mapped("192.0.2.8", "203.0.113.200"), now);
+    assert_eq!(
+        report(&mut world, Side::A),
+        Some(first.clone()),
+        "another address's"
+    );
+    world
+        .a
+        .agent
+        .server_event(mapped("192.0.2.7", "203.0.113.200"), now);
+    let second = report(&mut world, Side::A).expect("a report");
+    assert_eq!(second.mapping, Some(said_of("203.0.113.200")));
+    assert_eq!(second.move_counter, first.move_counter, "the same report");
+
+    // Another NAPT behind the same address: what was known counts no more.
+    let opened = |observed: &str| ServerEvent::Opened {
+        server: SERVER.into(),
+        local: wire::tuple::Endpoint::new(address("192.0.2.7"), 4000),
+        observed: wire::tuple::Endpoint::new(address(observed), 4000),
+        epoch: Vec::new(),
+        skew: None,
+    };
+    world.a.agent.server_event(opened("203.0.113.200"), now);
+    assert!(world.a.agent.reporting.mapping_of(address("192.0.2.7")).is_some());
+    world.a.agent.server_event(opened("203.0.113.201"), now);
+    assert_eq!(world.a.agent.reporting.mapping_of(address("192.0.2.7")), None);
+}

@@ -273,3 +273,77 @@ fn a_garbled_answer_is_no_answer() {
     assert_eq!(dropped(&world), 1, "{}", world.story());
     world.assert_data_flows(connection);
 }
+
+const MINUTE: std::time::Duration = std::time::Duration::from_secs(60);
+
+fn waits(world: &mut World, connection: Tuple) -> bool {
+    matches!(
+        world.state(Side::A, connection),
+        Some(State::MigWait(_) | State::Suspect | State::MigSent)
+    )
+}
+
+#[test]
+fn a_host_that_says_goodnight_is_waited_for_as_long_as_it_asks() {
+    let mut world = World::new();
+    let connection = world.connect();
+    let mut peer = Peer::of(&mut world, connection);
+    let now = world.now;
+    assert_eq!(
+        world.a.agent.going_to_sleep(120 * MINUTE, now),
+        (1, 1),
+        "one peer, and it is told"
+    );
+    let said = std::iter::from_fn(|| peer.heard.try_recv().ok());
+    let asked = said.filter_map(|message| match message {
+        Message::GoingToSleep { longest } => Some(longest),
+        _ => None,
+    });
+    assert_eq!(asked.collect::<Vec<_>>(), [120 * MINUTE]);
+    world.lose(Side::A, "10.0.1.2");
+    world.run(119 * MINUTE);
+    assert!(waits(&mut world, connection), "{}", world.story());
+    world.run(2 * MINUTE);
+    assert!(!waits(&mut world, connection), "this end ends it like the other");
+}
+
+#[test]
+fn a_peer_that_sleeps_is_waited_for_until_it_is_heard_again() {
+    let mut world = World::new();
+    let connection = world.connect();
+    let peer = Peer::of(&mut world, connection);
+    let longest = 600 * MINUTE;
+    peer.says(&mut world, Message::GoingToSleep { longest });
+    peer.says(&mut world, Message::Ping { number: 1 });
+    world.lose(Side::B, "203.0.113.3");
+    world.write(Side::A, connection, b"are you there?");
+    world.run(millis(100));
+    world.time_out(Side::A, connection);
+    world.run(60 * MINUTE);
+    assert!(waits(&mut world, connection), "drowsy words are no awakening");
+    peer.says(&mut world, Message::Ping { number: 2 });
+    world.run(14 * MINUTE);
+    assert!(waits(&mut world, connection), "it has just been heard");
+    world.run(2 * MINUTE);
+    assert!(!waits(&mut world, connection), "and is waited for like everybody");
+    assert_eq!(counted(&world, "peer_awake"), 1);
+}
+
+#[test]
+fn nobody_is_waited_for_longer_than_configured_nor_for_more_connections() {
+    let mut world = World::new();
+    let connection = world.connect();
+    let other = world.connect();
+    world.a.agent.sleeping.bedtime.longest = 60 * MINUTE;
+    world.a.agent.sleeping.bedtime.of_a_peer = 1;
+    let peer = Peer::of(&mut world, connection);
+    let longest = 24 * 60 * MINUTE;
+    peer.says(&mut world, Message::GoingToSleep { longest });
+    world.lose(Side::A, "10.0.1.2");
+    world.run(16 * MINUTE);
+    let waiting = [connection, other].map(|connection| waits(&mut world, connection));
+    assert_eq!(waiting.iter().filter(|waits| **waits).count(), 1, "one of two");
+    world.run(46 * MINUTE);
+    let waiting = [connection, other].map(|connection| waits(&mut world, connection));
+    assert_eq!(waiting, [false; 2]);
+}

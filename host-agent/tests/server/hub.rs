@@ -247,6 +247,7 @@ impl Agents for Service {
             observed: Some(endpoint_of(Endpoint::new([192, 0, 2, 1].into(), 4000))),
             epoch: vec![1; 16],
             ping_seconds: 10,
+            unix_milliseconds: 0,
         };
         let _ = out.send(Ok(said::ServerMessage {
             body: Some(Said::Hello(hello)),

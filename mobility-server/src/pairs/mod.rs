@@ -5,6 +5,7 @@
 //! one store never decide differently. An instance at which the agent in question attends is woken by a note.
 
 mod alarm;
+mod known;
 mod stored;
 
 use std::pin::Pin;
@@ -18,9 +19,10 @@ use migration::server::{
 use prost::Message;
 use proto::mobility::v1 as pb;
 use proto::stored::v1::{Note, PairTouched, note};
-use session_store::{Cursor, Expected, Key, Lease, SharedStore, StoreError, Swap, Table};
+use session_store::{Cursor, Expected, Key, Lease, Record, Revision, SharedStore, StoreError, Swap, Table};
 
 pub use self::alarm::Alarm;
+use self::known::Known;
 use crate::act::Prober;
 use crate::convert;
 use crate::counters::Counters;
@@ -58,6 +60,7 @@ pub struct Pairs {
     leases: Arc<Leases>,
     counters: Arc<Counters>,
     alarm: Alarm,
+    known: Known,
     rules: Rules,
     instance: [u8; 16],
 }
@@ -86,6 +89,7 @@ impl Pairs {
             leases,
             counters,
             alarm: Alarm::default(),
+            known: Known::default(),
             rules,
             instance: *uuid::Uuid::new_v4().as_bytes(),
         })
@@ -139,7 +143,8 @@ impl Pairs {
         event: ServerEvent,
         only_stored: bool,
     ) -> Result<(), StoreError> {
-        self.apply_from(key, event, only_stored, Origin::Here).await
+        self.apply_from(key, event, only_stored, Origin::Here).await?;
+        Ok(())
     }
 
     /// The same from an action of the rules, which is itself part of an event.
@@ -151,13 +156,23 @@ impl Pairs {
         Box::pin(async move { self.apply(&key, event, true).await })
     }
 
-    /// An agent has reported: its peer is there perhaps, here or at another instance.
+    /// An agent has reported: the event, and its peer is there perhaps, here or at another instance.
     ///
     /// # Errors
     /// As [`Pairs::apply`].
-    pub async fn look_for(self: &Arc<Self>, key: &PairKey, peer: &AgentName) -> Result<(), StoreError> {
+    pub async fn report(
+        self: &Arc<Self>,
+        key: &PairKey,
+        event: ServerEvent,
+        peer: &AgentName,
+    ) -> Result<(), StoreError> {
+        let after = self.apply_from(key, event, false, Origin::Here).await?;
         if let Some(stream) = self.registry.present(peer, key) {
-            self.apply(key, stream.presence(), true).await?;
+            let noted = after.and_then(|record| record.end(record.side_of(peer)?).present);
+            // Who is known to be there has been told whatever there is to tell.
+            if noted.is_none_or(|noted| noted.observed != stream.observed) {
+                self.apply(key, stream.presence(), true).await?;
+            }
         }
         if self.is_shared() {
             self.note(peer, touched(key)).await?;
@@ -173,7 +188,8 @@ impl Pairs {
         match self.registry.present(agent, key) {
             Some(stream) => {
                 self.apply_from(key, stream.presence(), true, Origin::Note(agent))
-                    .await
+                    .await?;
+                Ok(())
             }
             None => Ok(()),
         }
@@ -220,14 +236,17 @@ impl Pairs {
         event: ServerEvent,
         only_stored: bool,
         origin: Origin<'_>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<PairRecord>, StoreError> {
         let mut events = vec![event];
+        let mut last = None;
         while let Some(event) = events.pop() {
-            for action in self.turn(key, event, only_stored).await? {
+            let (after, actions) = self.turn(key, event, only_stored).await?;
+            last = after;
+            for action in actions {
                 self.perform(key, action, origin, &mut events).await?;
             }
         }
-        Ok(())
+        Ok(last)
     }
 
     /// One event over the stored record, written unless somebody else was quicker.
@@ -236,36 +255,45 @@ impl Pairs {
         key: &PairKey,
         event: ServerEvent,
         only_stored: bool,
-    ) -> Result<Vec<ServerAction>, StoreError> {
+    ) -> Result<(Option<PairRecord>, Vec<ServerAction>), StoreError> {
         let name = Key::new(Table::Pairs, stored::name(key))?;
-        let mut found = self.store.get(&name).await?;
-        loop {
+        let read = |found: Option<Record>| {
             let expected = found
                 .as_ref()
                 .map_or(Expected::Absent, |record| Expected::At(record.revision));
-            let before = found
+            let record = found
                 .and_then(|record| record.value)
                 .and_then(|value| stored::decode(&value))
                 .map(|(record, _)| record)
                 .filter(|record| record.key == *key);
+            (expected, record)
+        };
+        let (mut expected, mut before) = match self.known.take(key) {
+            Some((revision, record)) => (Expected::At(revision), Some(record)),
+            None => read(self.store.get(&name).await?),
+        };
+        loop {
             if before.is_none() && only_stored {
-                return Ok(Vec::new());
+                return Ok((None, Vec::new()));
             }
             let now = now();
             let was_new = before.is_none();
-            let before = before.unwrap_or_else(|| PairRecord::new(key.clone()));
-            let (after, actions) = step(before.clone(), event.clone(), &self.rules, now);
+            let was = before.take().unwrap_or_else(|| PairRecord::new(key.clone()));
+            let (after, actions) = step(was.clone(), event.clone(), &self.rules, now);
             if actions.contains(&ServerAction::Forget) {
                 if let Expected::At(revision) = expected {
                     self.store.remove(&name, Some(revision)).await?;
                 }
-                return Ok(actions);
+                return Ok((None, actions));
             }
-            if after == before {
+            if after == was {
                 if !was_new {
                     self.set_alarm(&after);
+                    if let Expected::At(revision) = expected {
+                        self.know(revision, &after);
+                    }
                 }
-                return Ok(actions);
+                return Ok((Some(after), actions));
             }
             let value = stored::encode(&after, now);
             match self
@@ -273,13 +301,20 @@ impl Pairs {
                 .swap(&name, expected, value, Lease::For(self.worth(&after, now)))
                 .await?
             {
-                Swap::Done(_) => {
+                Swap::Done(revision) => {
                     self.set_alarm(&after);
-                    self.counters.decided(&before, &after);
-                    return Ok(actions);
+                    self.counters.decided(&was, &after);
+                    self.know(revision, &after);
+                    return Ok((Some(after), actions));
                 }
-                Swap::Lost(other) => found = other,
+                Swap::Lost(other) => (expected, before) = read(other),
             }
+        }
+    }
+
+    fn know(&self, revision: Revision, record: &PairRecord) {
+        if !self.is_shared() {
+            self.known.put(revision, record.clone());
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::{Stream as Messages, StreamExt};
 use identity::{Member, MemberRole, Validity};
-use migration::server::{AgentName, PairKey, ServerEvent};
+use migration::server::{AgentName, Finding, PairKey, ServerEvent, Waiting};
 use prost::Message;
 use proto::mobility::v1 as pb;
 use proto::mobility::v1::agent_message::Body as Says;
@@ -70,6 +70,7 @@ impl pb::agents_server::Agents for AgentsService {
         Ok(Response::new(pb::ObserveResponse {
             observed: Some(convert::endpoint_message(observed)),
             other_ports: self.0.ports.iter().map(|port| u32::from(*port)).collect(),
+            unix_milliseconds: unix_milliseconds(),
         }))
     }
 
@@ -139,6 +140,7 @@ async fn attend(
         observed: Some(convert::endpoint_message(stream.observed)),
         epoch: shared.epoch.to_vec(),
         ping_seconds: Config::seconds(shared.config.timeouts.ping).as_secs().max(1) as u32,
+        unix_milliseconds: unix_milliseconds(),
     })));
     let mut talk = Talk {
         shared,
@@ -151,6 +153,11 @@ async fn attend(
     shared.tunnels.unwant(&stream.agent);
     tracing::info!(agent = %stream.agent, observed = %stream.observed, "is gone");
     ended
+}
+
+fn unix_milliseconds() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 fn said(agent: &AgentName, hello: pb::AgentHello) -> Result<Said, convert::Malformed> {
@@ -280,6 +287,18 @@ impl Talk<'_> {
             return Err(limit(&id));
         }
         self.shared.counters.count("reports");
+        if self.shared.members.is_revoked(&peer.0) {
+            // As if the peer had not moved: what it may have reported before it was revoked matches nothing.
+            let waiting = Waiting {
+                pair: report.pair,
+                move_counter: report.move_counter,
+                observed,
+                self_after: Finding::Unknown,
+                peer_present: false,
+            };
+            self.stream.push(convert::waiting_message(waiting));
+            return Ok(());
+        }
         self.stream.said().pairs.insert(key.clone());
         self.touched.insert(key.clone());
         let event = ServerEvent::ReportHeard {
@@ -288,11 +307,8 @@ impl Talk<'_> {
             local: self.stream.said().local,
             observed,
         };
-        let done = async {
-            self.shared.pairs.apply(&key, event, false).await?;
-            self.shared.pairs.look_for(&key, &peer).await
-        };
-        done.await.map_err(|error| self.unavailable(&id, &error))
+        let done = self.shared.pairs.report(&key, event, &peer).await;
+        done.map_err(|error| self.unavailable(&id, &error))
     }
 
     async fn withdraw(&mut self, message: pb::Withdraw) -> Told {

@@ -223,6 +223,21 @@ impl Agents {
             .map(|home| program_name(host, home.starts))
     }
 
+    /// Runs a command of the agent's program at the agent of a host.
+    pub fn tell(&self, host: &str, words: &[String]) -> Result<String, String> {
+        let executable = self.executable.as_ref().ok_or("this run has no agents")?;
+        let home = self
+            .homes
+            .get(host)
+            .ok_or_else(|| format!("{host} has no agent"))?;
+        let mut command = Command::new(executable);
+        command
+            .args(words)
+            .arg("--control-socket")
+            .arg(home.control_socket());
+        command::run(&mut command, "").map_err(|error| error.to_string())
+    }
+
     /// Asks an agent for one of its lists.
     pub fn ask(&self, host: &str, list: AgentList) -> Answer {
         let executable = self.executable.as_ref().ok_or("this run has no agents")?;

@@ -17,6 +17,7 @@ pub mod generated;
 pub mod language;
 pub mod machine;
 pub mod network;
+pub mod redis;
 pub mod relays;
 pub mod report;
 pub mod servers;

@@ -16,6 +16,8 @@ use crate::story::programs::{Launch, Programs};
 
 /// Where servers listen.
 pub const SERVER_PORT: u16 = 7800;
+/// Its second port, on which agents see what their NAPT makes of a port.
+const OTHER_PORT: u16 = 7802;
 /// How long a server may need until it is ready.
 const READY: Duration = Duration::from_secs(20);
 
@@ -33,6 +35,8 @@ struct Home {
     directory: PathBuf,
     url: String,
     dead: bool,
+    /// Where it sends the agents, in place of the server.
+    lies: Option<IpAddr>,
     /// How often it was started: every start has a program name of its own.
     starts: u32,
 }
@@ -92,6 +96,18 @@ fn program_name(server: &str, starts: u32) -> String {
     }
 }
 
+/// The server that lies is an example of the server's crate: `cargo test` builds it, and `cargo build --examples`.
+fn liar(server: &Path) -> Result<PathBuf, String> {
+    let path = server.with_file_name("examples").join("lying_server");
+    match path.is_file() {
+        true => Ok(path),
+        false => Err(format!(
+            "{} is not built: cargo build -p mobility-server --examples",
+            path.display()
+        )),
+    }
+}
+
 /// `LAB_SERVER`, beside the agent, beside the lab's own executable, on the path.
 fn find(agent: &Path) -> Option<PathBuf> {
     const NAME: &str = "mobility-server";
@@ -120,6 +136,7 @@ impl Servers {
         server: &ServerStart,
         station: &Station,
         addresses: &[IpAddr],
+        redis: &[String],
     ) -> Result<(), String> {
         let Some(executable) = &self.executable else {
             return Err("mobility-server is not built: build it, or run with --no-agents".to_owned());
@@ -137,12 +154,16 @@ impl Servers {
             directory: station.directory.join(format!("server-{}", server.name)),
             url,
             dead: server.dead,
+            lies: server.lies,
             starts: 0,
         };
         std::fs::create_dir_all(&home.directory)
             .map_err(|error| format!("cannot create {}: {error}", home.directory.display()))?;
-        std::fs::write(home.config(), config(&home, &self.authority, &server.settings))
-            .map_err(|error| format!("cannot write a server's configuration: {error}"))?;
+        std::fs::write(
+            home.config(),
+            config(&home, &self.authority, &server.settings, redis),
+        )
+        .map_err(|error| format!("cannot write a server's configuration: {error}"))?;
         let mut init = Command::new(executable);
         init.arg("init").arg("--config").arg(home.config());
         if !self.homes.is_empty() {
@@ -175,15 +196,25 @@ impl Servers {
         let socket = home.directory.join(format!("ready-{}", home.starts));
         let ready =
             UnixDatagram::bind(&socket).map_err(|error| format!("cannot listen for readiness: {error}"))?;
-        let mut command = Command::new(executable);
-        command
-            .arg("run")
-            .arg("--config")
-            .arg(home.config())
-            .env("NOTIFY_SOCKET", &socket);
+        let mut command = match home.lies {
+            None => {
+                let mut command = Command::new(executable);
+                command.arg("run").arg("--config").arg(home.config());
+                command
+            }
+            Some(victim) => {
+                let mut command = Command::new(liar(&executable)?);
+                command.arg(home.config()).arg(victim.to_string());
+                command
+            }
+        };
+        command.env("NOTIFY_SOCKET", &socket);
         let launch = Launch {
             name: name.clone(),
-            what: "mobility server started".to_owned(),
+            what: match home.lies {
+                None => "mobility server started".to_owned(),
+                Some(victim) => format!("a server that sends everybody to {victim} started"),
+            },
             command,
             reports: false,
             stands: true,
@@ -201,7 +232,7 @@ impl Servers {
 
     /// A token for a member in this role, and the URL of the server that takes it; none: no server runs.
     pub fn token(&self, name: &str, role: &str) -> Result<Option<(String, &str)>, MachineError> {
-        let running = self.homes.iter().find(|home| !home.dead);
+        let running = self.homes.iter().find(|home| !home.dead && home.lies.is_none());
         let (Some(executable), Some(home)) = (&self.executable, running) else {
             return Ok(None);
         };
@@ -279,12 +310,12 @@ impl Servers {
 }
 
 /// A server's configuration file.
-fn config(home: &Home, authority: &Path, settings: &BTreeMap<String, String>) -> String {
+fn config(home: &Home, authority: &Path, settings: &BTreeMap<String, String>, redis: &[String]) -> String {
     let path = |path: PathBuf| toml::Value::String(path.display().to_string());
     let mut table = toml::Table::new();
     // Both families.
-    let listen = toml::Value::String(format!("[::]:{SERVER_PORT}"));
-    table.insert("listen".into(), toml::Value::Array(vec![listen]));
+    let listen = [SERVER_PORT, OTHER_PORT].map(|port| toml::Value::String(format!("[::]:{port}")));
+    table.insert("listen".into(), toml::Value::Array(listen.to_vec()));
     table.insert(
         "servers".into(),
         toml::Value::Array(vec![home.url.clone().into()]),
@@ -296,6 +327,14 @@ fn config(home: &Home, authority: &Path, settings: &BTreeMap<String, String>) ->
     table.insert("log".into(), "info".into());
     for (key, value) in settings {
         insert(&mut table, key, read_value(value));
+    }
+    if settings
+        .get("store.backend")
+        .is_some_and(|backend| backend == "redis")
+        && !settings.contains_key("store.redis")
+    {
+        let nodes = redis.iter().cloned().map(toml::Value::String).collect();
+        insert(&mut table, "store.redis", toml::Value::Array(nodes));
     }
     toml::to_string(&table).unwrap_or_default()
 }

@@ -13,7 +13,7 @@ use super::findings::{Position, Standing, position, standing};
 use super::plan::{Try, plan};
 use super::ports::{self, Matched};
 use super::record::{Decision, Held, PairRecord, Presence, Reachability, Side};
-use super::report::{AgentName, Report};
+use super::report::{AgentName, MappingBehaviour, Report};
 use super::rules::Rules;
 
 /// Advances one pair by one event. No IO, no clock, no randomness.
@@ -114,9 +114,20 @@ impl Turn<'_> {
             return self.refuse(agent, ServerRefusal::Stale { got, newest });
         }
         let keep = report.keep.unwrap_or(self.rules.keep).min(self.rules.keep_max);
+        let mut learnt = false;
         let (report, arrival) = match held {
-            // The same again, over another stream perhaps: a report is repeated until it is answered.
-            Some(held) if again => (held.report.clone(), held.arrival),
+            // The same again, over another stream perhaps: a report is repeated until it is answered. What a probe has
+            // shown since of the NAPT counts.
+            Some(held) if again => {
+                let known = held.report.mapping;
+                learnt = report.mapping != known && report.mapping.behaviour != MappingBehaviour::Unknown;
+                let mapping = if learnt { report.mapping } else { known };
+                let report = Report {
+                    mapping,
+                    ..held.report.clone()
+                };
+                (report, held.arrival)
+            }
             Some(held) => (held.report.moved_on(report), self.next_arrival()),
             None => (report, self.next_arrival()),
         };
@@ -132,6 +143,10 @@ impl Turn<'_> {
         end.present = Some(Presence { local, observed });
         if !again {
             end.reachability = None;
+        }
+        if learnt {
+            // There may be a try that could not be made before.
+            self.record.rests_until = None;
         }
         self.answer(side);
     }

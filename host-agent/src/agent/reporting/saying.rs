@@ -147,7 +147,7 @@ impl<D: Datapath> Agent<D> {
             sealed,
             waiting,
             keep_seconds: u32::try_from(self.policy.mig_wait.as_secs()).unwrap_or(u32::MAX),
-            mapping: None,
+            mapping: self.reporting.mapping_of(from).cloned(),
         })
     }
 

@@ -51,8 +51,24 @@ impl<'a> Check<'a> {
         });
     }
 
+    fn has_agent(&mut self, host: &Name) {
+        self.host(host);
+        let scenario = self.scenario;
+        if !scenario.agents.iter().any(|agent| agent.host == *host) {
+            self.refuse(
+                host,
+                format!("{host} has no agent"),
+                format!("a line `agent {host}` before the story"),
+            );
+        }
+    }
+
     fn servers(&mut self) {
         let scenario = self.scenario;
+        scenario.redis.iter().for_each(|redis| self.host(&redis.host));
+        if scenario.redis.len() > 1 {
+            self.refuse(&scenario.redis[1].name, "there is a Redis cluster already", "one");
+        }
         for (index, server) in scenario.servers.iter().enumerate() {
             self.host(&server.host);
             let twice = |other: &ServerStart| other.name == server.name;
@@ -64,11 +80,12 @@ impl<'a> Check<'a> {
                 );
             }
         }
-        if !scenario.servers.is_empty() && scenario.servers.iter().all(|server| server.dead) {
+        let mute = |server: &ServerStart| server.dead || server.lies.is_some();
+        if !scenario.servers.is_empty() && scenario.servers.iter().all(mute) {
             let first = &scenario.servers[0].name;
             self.refuse(
                 first,
-                "every server is dead: agents cannot enrol",
+                "every server is dead or lies: agents cannot enrol",
                 "one server that runs at first",
             );
         }
@@ -269,7 +286,20 @@ impl<'a> Check<'a> {
             },
             Action::Program { name, change } => self.program_change(name, change),
             Action::Start(start) => self.start(start),
-            Action::Server { server, .. } => {
+            Action::RedisKill { redis } => {
+                if !self.scenario.redis.iter().any(|known| known.name == *redis) {
+                    self.refuse(
+                        redis,
+                        format!("there is no Redis cluster `{redis}`"),
+                        format!("a line `redis {redis} on HOST` before the story"),
+                    );
+                }
+            }
+            Action::Tell {
+                whom: Addressee::Server(server),
+                ..
+            }
+            | Action::Server { server, .. } => {
                 if !self.scenario.servers.iter().any(|known| known.name == *server) {
                     self.refuse(
                         server,
@@ -284,17 +314,11 @@ impl<'a> Check<'a> {
                     self.link(link);
                 }
             }
-            Action::Agent { hosts, .. } => hosts.iter().for_each(|host| {
-                self.host(host);
-                let scenario = self.scenario;
-                if !scenario.agents.iter().any(|agent| agent.host == *host) {
-                    self.refuse(
-                        host,
-                        format!("{host} has no agent"),
-                        format!("a line `agent {host}` before the story"),
-                    );
-                }
-            }),
+            Action::Agent { hosts, .. } => hosts.iter().for_each(|host| self.has_agent(host)),
+            Action::Tell {
+                whom: Addressee::Agent(host),
+                ..
+            } => self.has_agent(host),
         }
     }
 

@@ -75,7 +75,7 @@ fn statement(scenario: &mut Scenario, mut words: words::Words, line: &str) -> Re
             | "needs" | "multipath",
         ) => topology::statement(scenario, words, line),
         // A host may be called `server`: only `server NAME on HOST` is a statement.
-        Some("server") if words.has_at(2, "on") => topology::statement(scenario, words, line),
+        Some("server" | "redis") if words.has_at(2, "on") => topology::statement(scenario, words, line),
         // And `relay NAME kill` happens.
         Some("relay" | "proxy") if !story::is_relay_step(&words) => {
             topology::statement(scenario, words, line)

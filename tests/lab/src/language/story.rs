@@ -91,10 +91,19 @@ fn action(words: &mut Words) -> Result<Action, Diagnostic> {
         });
     }
     if words.accept("agent") {
-        return agent(words);
+        return match words.has_at(1, "tell") {
+            true => tell_agent(words),
+            false => agent(words),
+        };
+    }
+    if words.keyword() == Some("redis") && words.has_at(2, "kill") {
+        words.skip();
+        let redis = words.name("a Redis cluster")?;
+        words.skip();
+        return Ok(Action::RedisKill { redis });
     }
     if words.keyword() == Some("server")
-        && ["start", "stop", "kill", "restart"]
+        && ["start", "stop", "kill", "restart", "tell"]
             .iter()
             .any(|change| words.has_at(2, change))
     {
@@ -203,10 +212,31 @@ fn agent(words: &mut Words) -> Result<Action, Diagnostic> {
     }
 }
 
+/// `HOST tell WORD …`, behind `agent`.
+pub fn tell_agent(words: &mut Words) -> Result<Action, Diagnostic> {
+    let host = words.name("the host of an agent")?;
+    words.skip();
+    tell(words, Addressee::Agent(host))
+}
+
+fn tell(words: &mut Words, whom: Addressee) -> Result<Action, Diagnostic> {
+    if words.is_empty() {
+        return Err(words.refuse("a command of that program, such as `sleep` or `revoke NAME`"));
+    }
+    let mut told = Vec::new();
+    while !words.is_empty() {
+        told.push(words.text("a word")?.text);
+    }
+    Ok(Action::Tell { whom, words: told })
+}
+
 fn server(words: &mut Words) -> Result<Action, Diagnostic> {
     let server = words.name("a mobility server")?;
+    if words.accept("tell") {
+        return tell(words, Addressee::Server(server));
+    }
     let change = words.keyword().and_then(agent_change);
-    let change = change.ok_or_else(|| words.refuse("start, stop, kill or restart"))?;
+    let change = change.ok_or_else(|| words.refuse("start, stop, kill, restart or tell"))?;
     words.skip();
     Ok(Action::Server { change, server })
 }

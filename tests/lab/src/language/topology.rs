@@ -31,6 +31,7 @@ pub fn statement(scenario: &mut Scenario, mut words: Words, line: &str) -> Resul
         "route" => scenario.routes.push(route(&mut words)?),
         "sysctl" => scenario.sysctls.push(sysctl(&mut words)?),
         "server" => scenario.servers.push(server(&mut words)?),
+        "redis" => scenario.redis.push(redis(&mut words)?),
         "relay" => relays(scenario, RelayKind::Mptcp, &mut words)?,
         "proxy" => relays(scenario, RelayKind::Symmetric, &mut words)?,
         "multipath" => loop {
@@ -263,7 +264,17 @@ fn sysctl(words: &mut Words) -> Result<Sysctl, Diagnostic> {
     })
 }
 
-/// `server M1 on hub [dead] [key=value …]`.
+/// `redis R on hub`.
+fn redis(words: &mut Words) -> Result<RedisStart, Diagnostic> {
+    let name = words.name("a name for the Redis cluster")?;
+    if !words.accept("on") {
+        return Err(words.refuse("`on` and the host"));
+    }
+    let host = words.name("the host on which it runs")?;
+    Ok(RedisStart { name, host })
+}
+
+/// `server M1 on hub [dead] [lies ADDRESS] [key=value …]`.
 fn server(words: &mut Words) -> Result<ServerStart, Diagnostic> {
     let name = words.name("a name for the mobility server")?;
     if !words.accept("on") {
@@ -271,14 +282,20 @@ fn server(words: &mut Words) -> Result<ServerStart, Diagnostic> {
     }
     let host = words.name("the host on which it runs")?;
     let dead = words.accept("dead");
+    let mut lies = None;
+    if words.accept("lies") {
+        let address = words.keyword().and_then(|word| word.parse().ok());
+        lies = Some(address.ok_or_else(|| words.refuse("the address to which it sends the agents"))?);
+        words.skip();
+    }
     let mut settings = std::collections::BTreeMap::new();
     while !words.is_empty() {
         match words.peek_pair() {
             Some(pair) if pair.sign == Sign::Equal => settings.insert(pair.key.clone(), pair.value.clone()),
             _ => {
-                return Err(
-                    words.refuse("`dead`, or a setting KEY=VALUE for the server's configuration file")
-                );
+                return Err(words.refuse(
+                    "`dead`, `lies ADDRESS`, or a setting KEY=VALUE for the server's configuration file",
+                ));
             }
         };
         words.skip();
@@ -288,6 +305,7 @@ fn server(words: &mut Words) -> Result<ServerStart, Diagnostic> {
         host,
         settings,
         dead,
+        lies,
     })
 }
 
@@ -328,6 +346,16 @@ fn relays(scenario: &mut Scenario, kind: RelayKind, words: &mut Words) -> Result
 
 /// `agent phone server [key=value …]` starts agents before the story; `agent phone kill` is a step of it.
 fn agent(scenario: &mut Scenario, mut words: Words, line: &str) -> Result<(), Diagnostic> {
+    if words.has_at(1, "tell") {
+        let action = super::story::tell_agent(&mut words)?;
+        scenario.steps.push(Step {
+            line: words.line(),
+            text: super::story::stripped(line),
+            when: When::Next,
+            what: What::Do(action),
+        });
+        return Ok(());
+    }
     let mut hosts = Vec::new();
     while let Some(word) = words.peek() {
         if let Some(change) = agent_change(&word.text) {

@@ -51,6 +51,8 @@ pub fn missing(command: &Command, source: std::io::Error) -> MachineError {
         "curl" => "curl",
         "conntrack" => "conntrack",
         "tayga" => "tayga",
+        "redis-server" => "redis-server",
+        "redis-cli" => "redis-tools",
         _ => "the package that holds it",
     };
     MachineError::Missing { program, package }

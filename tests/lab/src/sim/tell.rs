@@ -232,6 +232,8 @@ impl<'a> Teller<'a> {
             }
             Action::Program { .. } => not("a real program"),
             Action::Server { .. } => not("a server that stops or starts"),
+            Action::Tell { .. } => not("a command"),
+            Action::RedisKill { .. } => not("a store"),
             Action::Relay { .. } => not("a relay"),
             Action::Agent { .. } => not("an agent that stops or starts"),
         }

@@ -30,6 +30,8 @@ impl Stage {
             },
             Action::Start(start) => self.start(start),
             Action::Server { change, server } => self.server_change(&server.text, *change),
+            Action::Tell { whom, words } => self.tell(whom, words),
+            Action::RedisKill { .. } => self.redis.kill_a_master(&self.programs),
             Action::Relay { relay, change } => self.relay_change(&relay.text, change),
             Action::Agent { change, hosts } => hosts
                 .iter()
@@ -217,6 +219,21 @@ impl Stage {
                 Ok(())
             }
         }
+    }
+
+    /// A command of host-agent or mobility-server runs to its end.
+    fn tell(&mut self, whom: &Addressee, words: &[String]) -> Result<(), String> {
+        if !self.agents.exist() {
+            return Ok(());
+        }
+        let (who, said) = match whom {
+            Addressee::Agent(host) => (host, self.agents.tell(&host.text, words)?),
+            Addressee::Server(server) => (server, self.servers.tell(&server.text, words)?),
+        };
+        let first = said.lines().next().unwrap_or_default();
+        self.timeline
+            .note(&who.text, format!("is told: {} ({first})", words.join(" ")));
+        Ok(())
     }
 
     pub fn server_change(&mut self, server: &str, change: AgentChange) -> Result<(), String> {

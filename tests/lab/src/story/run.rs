@@ -21,6 +21,7 @@ use crate::language::ast::*;
 use crate::language::units::show_duration;
 use crate::machine::{Claim, sweep};
 use crate::network::{Network, napt};
+use crate::redis::RedisCluster;
 use crate::relays::Relays;
 use crate::servers::Servers;
 
@@ -76,6 +77,7 @@ pub struct Stage {
     pub programs: Programs,
     pub agents: Agents,
     pub servers: Servers,
+    pub redis: RedisCluster,
     pub relays: Relays,
     pub board: Board,
     pub timeline: Timeline,
@@ -222,6 +224,7 @@ fn tell(
         programs,
         agents,
         servers,
+        redis: RedisCluster::default(),
         relays: Relays::default(),
         board: board.clone(),
         timeline: timeline.clone(),
@@ -243,13 +246,23 @@ impl Stage {
         } else {
             &[]
         };
+        for redis in &scenario.redis {
+            if !servers.is_empty() {
+                let station = self.network.station(&redis.host.text)?.clone();
+                let address = self.network.scenario.address_of(&redis.host.text, false);
+                let address = address.ok_or_else(|| format!("{} has no IPv4 address", redis.host))?;
+                self.redis
+                    .start(&redis.name.text, address, &station, &mut self.programs, self.slow)?;
+            }
+        }
         for server in servers {
             let station = self.network.station(&server.host.text)?.clone();
             let addresses: Vec<IpAddr> = [false, true]
                 .into_iter()
                 .filter_map(|ipv6| self.network.scenario.address_of(&server.host.text, ipv6))
                 .collect();
-            self.servers.prepare(server, &station, &addresses)?;
+            let redis = self.redis.urls();
+            self.servers.prepare(server, &station, &addresses, &redis)?;
             if !server.dead {
                 self.server_change(&server.name.text, AgentChange::Start)?;
             }

@@ -84,3 +84,48 @@ fn silence_counts_as_failure() {
     bench.wait(bench.rules.try_patience);
     assert_eq!(bench.told_to(), [Some(SendMsyn), Some(AwaitMsyn)]);
 }
+
+/// A probe of a NAPT takes longer than the report that it is for; what it shows is said by the same report.
+#[test]
+fn what_a_probe_shows_later_makes_a_try_that_was_not_made() {
+    let mut bench = Bench::new();
+    let mapped = |side: Side, after: &str, behaviour: MappingBehaviour| {
+        let mut said = report(side, 1, after);
+        said.mapping.behaviour = behaviour;
+        said
+    };
+    let unknown = MappingBehaviour::Unknown;
+    bench.report(A, mapped(A, "192.168.1.2", unknown), "198.51.100.9");
+    bench.report(B, mapped(B, "192.168.1.2", unknown), "203.0.113.9");
+    let decision = bench.proxy_asked().expect("nothing can be foreseen");
+    let grants = Vec::new();
+    bench.tell(ServerEvent::ProxyAnswered { decision, grants });
+    assert!(bench.out.contains(&ServerAction::NoWay));
+    let same = MappingBehaviour::EndpointIndependent;
+    bench.report(A, mapped(A, "192.168.1.2", same), "198.51.100.9");
+    assert_eq!(bench.told_to(), [None, None], "one of two is not enough");
+    bench.report(B, mapped(B, "192.168.1.2", same), "203.0.113.9");
+    assert_eq!(bench.told_to(), [Some(Simultaneous), Some(Simultaneous)]);
+    assert_eq!(
+        bench.told(A).expect("told").peer_mapping.behaviour,
+        same,
+        "the peer knows it too"
+    );
+
+    bench.report(A, mapped(A, "192.168.1.2", unknown), "198.51.100.9");
+    assert_eq!(
+        bench.told_to()[0],
+        Some(Simultaneous),
+        "a repetition that does not say takes nothing back"
+    );
+    bench.report(
+        A,
+        mapped(A, "192.168.1.2", MappingBehaviour::Random),
+        "198.51.100.9",
+    );
+    assert_eq!(bench.cancelled(B), Some(false), "it cannot work");
+    assert!(
+        bench.out.contains(&ServerAction::NoWay),
+        "and the proxy has been asked"
+    );
+}

@@ -37,6 +37,7 @@ pub struct Scenario {
     pub sysctls: Vec<Sysctl>,
     pub agents: Vec<AgentStart>,
     pub servers: Vec<ServerStart>,
+    pub redis: Vec<RedisStart>,
     pub relays: Vec<RelayStart>,
     /// Hosts that use all their links at once by MPTCP.
     pub multipath: Vec<Name>,
@@ -235,6 +236,15 @@ pub struct ServerStart {
     pub settings: BTreeMap<String, String>,
     /// It is known to the agents, and not started.
     pub dead: bool,
+    /// Another program takes its place, and sends the agents to this address.
+    pub lies: Option<IpAddr>,
+}
+
+/// A Redis cluster on one host.
+#[derive(Clone, Debug)]
+pub struct RedisStart {
+    pub name: Name,
+    pub host: Name,
 }
 
 /// What relays.

@@ -39,14 +39,44 @@ pub enum What {
 
 #[derive(Clone, Debug)]
 pub enum Action {
-    Link { link: Name, change: LinkChange },
-    Host { host: Name, change: HostChange },
-    Napt { napt: Name, change: NaptChange },
-    Program { name: Name, change: ProgramChange },
+    Link {
+        link: Name,
+        change: LinkChange,
+    },
+    Host {
+        host: Name,
+        change: HostChange,
+    },
+    Napt {
+        napt: Name,
+        change: NaptChange,
+    },
+    Program {
+        name: Name,
+        change: ProgramChange,
+    },
     Start(ProgramStart),
-    Agent { change: AgentChange, hosts: Vec<Name> },
-    Server { change: AgentChange, server: Name },
-    Relay { relay: Name, change: RelayChange },
+    Agent {
+        change: AgentChange,
+        hosts: Vec<Name>,
+    },
+    Server {
+        change: AgentChange,
+        server: Name,
+    },
+    /// A command of `host-agent` or `mobility-server`, at the one that runs there.
+    Tell {
+        whom: Addressee,
+        words: Vec<String>,
+    },
+    /// One master of the cluster is killed.
+    RedisKill {
+        redis: Name,
+    },
+    Relay {
+        relay: Name,
+        change: RelayChange,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -184,6 +214,12 @@ pub enum AgentChange {
     Stop,
     Kill,
     Restart,
+}
+
+#[derive(Clone, Debug)]
+pub enum Addressee {
+    Agent(Name),
+    Server(Name),
 }
 
 #[derive(Clone, Debug)]
