@@ -33,6 +33,7 @@ pub async fn run(config: &Config) -> anyhow::Result<Vec<String>> {
         }
     }
     removed.extend(Parking::clean_up(&handle, &config.device, config.table, config.rule_priority).await);
+    removed.extend(crate::multipath::endpoints::clean_up(config, &handle).await);
     if config.pin_dir.exists() {
         // Unpinning the link detaches the program from its cgroup.
         for entry in std::fs::read_dir(&config.pin_dir).context("cannot read the pin directory")? {

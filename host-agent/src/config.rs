@@ -12,7 +12,7 @@ use figment::providers::{Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 pub use self::check::ConfigError;
-pub use self::tables::{Heartbeat, Paths, Timeouts};
+pub use self::tables::{Heartbeat, Mptcp, Paths, Timeouts};
 use crate::nat64::{Nat64Prefix, NotNat64};
 
 /// Where the file is when nobody says otherwise.
@@ -57,6 +57,9 @@ pub struct Config {
     pub agent_mark: u32,
     /// Mobility servers this agent may use, as URLs.
     pub servers: Vec<String>,
+    /// Whether they are told of every connection with another agent that has lived for a second or two, so that their
+    /// operators see it.
+    pub list_sessions: bool,
     /// Under which IPv6 prefixes a NAT64 may make IPv4 reachable.
     pub nat64_prefixes: Vec<String>,
     /// Where the network's resolvers stand, which know the prefix of its NAT64. Empty: they are not asked.
@@ -69,6 +72,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// When connections leave a way that still works.
     pub paths: Paths,
+    /// This host's own Multipath TCP connections.
+    pub mptcp: Mptcp,
     /// How patient the agent is.
     pub timeouts: Timeouts,
     /// How it finds out that a path has died without a word.
@@ -161,12 +166,14 @@ impl Default for Config {
             mark: 0x0040_0000,
             agent_mark: 0x0100_0000,
             servers: Vec::new(),
+            list_sessions: true,
             nat64_prefixes: vec!["64:ff9b::/96".into()],
             resolv_conf: "/etc/resolv.conf".into(),
             log: "info".into(),
             log_format: LogFormat::Text,
             metrics: None,
             paths: Paths::default(),
+            mptcp: Mptcp::default(),
             timeouts: Timeouts::default(),
             heartbeat: Heartbeat::default(),
         }

@@ -21,6 +21,12 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         ),
         Err(error) => finding("certificate", Verdict::Bad, format!("{error:#}")),
     });
+    if config.mptcp.endpoints {
+        findings.push(match crate::multipath::endpoints::obstacle() {
+            None => finding("MPTCP", Verdict::Good, "the kernel's own path manager"),
+            Some(why) => finding("MPTCP", Verdict::Less, format!("no endpoints are made: {why}")),
+        });
+    }
     let running = control::ask(&config.control_socket, &Request::Status)
         .await
         .is_ok();

@@ -71,6 +71,8 @@ pub struct Driver {
     mtu: (u32, u32),
     servers: servers::Servers,
     nat64: Search,
+    /// The usable addresses, for who looks after Multipath TCP.
+    addresses: channel::Sender<crate::multipath::Addresses>,
 }
 
 /// The search for the network's NAT64.
@@ -149,6 +151,7 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
     agent.heartbeat = config.heartbeat;
     agent.sleeping.bedtime.longest = Duration::from_secs_f64(config.timeouts.sleep);
     agent.reporting = servers::reporting(&config, &urls, credentials.identity().agent_id().clone());
+    agent.reporting.list_sessions = config.list_sessions;
     agent.enrolment.word = config.enrol;
     agent.enrolment.prefixes = config.offers()?.1;
     agent.enrolment.agent_port = config.agent_port;
@@ -157,7 +160,10 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
     let (facts, facts_receiver) = channel::channel(Arc::new(local_facts(&config)));
     let agent_id = credentials.identity().agent_id().to_string();
     let (credentials_sender, credentials) = channel::channel(credentials);
+    let (addresses, usable) = channel::channel(Default::default());
+    let (multipath_sender, mut multipath) = channel::channel(Default::default());
     let mut driver = Driver {
+        addresses,
         parking,
         leading: leading::Leading::default(),
         credentials: credentials_sender,
@@ -185,6 +191,13 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
     tokio::spawn(control::serve(control_listener, calls_sender));
 
     driver.start(&handle).await?;
+    driver.attend();
+    tokio::spawn(crate::multipath::run(
+        Arc::new(driver.config.clone()),
+        handle.clone(),
+        usable,
+        multipath_sender,
+    ));
     metrics::update(&driver.agent);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(agent = agent_id, port = driver.config.agent_port, "ready");
@@ -223,6 +236,10 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
             Some(event) = driver.servers.events.recv() => {
                 let now = driver.clock.now();
                 driver.agent.server_event(event, now);
+            }
+            Ok(()) = multipath.changed() => {
+                let wanted = multipath.borrow_and_update().clone();
+                driver.agent.reporting.set_multipath(wanted);
             }
             Some(()) = driver.servers.renewed.recv() => driver.reload(),
             Some(found) = driver.nat64.found.1.recv() => {

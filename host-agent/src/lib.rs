@@ -14,6 +14,7 @@ pub mod doctor;
 pub mod drive;
 pub mod lines;
 pub mod metrics;
+pub mod multipath;
 pub mod nat64;
 pub mod network;
 pub mod pairs;

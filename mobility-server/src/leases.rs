@@ -169,6 +169,28 @@ impl Leases {
         }
     }
 
+    /// Every MPTCP relay hears what an agent says of paths: only one of them has the connection, and its token tells it
+    /// which. One that does not read hears nothing.
+    pub fn tell_of_lost_paths(&self, lost: &pb::LostPathsOf) {
+        let order = pb::RelayOrder {
+            body: Some(Hears::PathsLost(lost.clone())),
+        };
+        for serving in self.lock().serving.values() {
+            if serving.row.kind == i32::from(pb::relay_hello::Kind::MptcpRelay) {
+                let _ = serving.out.try_send(Ok(order.clone()));
+            }
+        }
+    }
+
+    /// Addresses of a relay that attends; empty: it does not.
+    pub fn addresses_of(&self, uri: &str) -> Vec<Vec<u8>> {
+        let books = self.lock();
+        let found = books.serving.values().find(|serving| serving.row.relay == uri);
+        found
+            .map(|serving| serving.row.addresses.clone())
+            .unwrap_or_default()
+    }
+
     /// Who serves, with what.
     pub fn all(&self) -> Vec<pb::RelayRow> {
         let books = self.lock();

@@ -83,9 +83,23 @@ pub fn session(session: &pb::Session) -> Value {
         "owner": session.owner,
         "client": endpoint(session.client.as_ref()),
         "server": endpoint(session.server.as_ref()),
-        "paths": session.paths.len(),
+        "paths": session.paths.iter().map(path).collect::<Vec<_>>(),
+        "token": (session.mptcp_token != 0).then(|| format!("{:08x}", session.mptcp_token)),
+        "ends": session.ends,
+        "pair_id": hex::encode(&session.pair_id),
+        "lease_seconds": session.lease_seconds,
         "revision": session.revision,
     })
+}
+
+/// `LOCAL>REMOTE`, with its role where that is another than `established`.
+fn path(path: &pb::Path) -> String {
+    let role = match path.role.as_str() {
+        "" | "established" | "primary" => String::new(),
+        role => format!(" ({role})"),
+    };
+    let end = |end: &Option<pb::Endpoint>| endpoint(end.as_ref());
+    format!("{}>{}{role}", end(&path.local), end(&path.remote))
 }
 
 /// One proxy or relay.

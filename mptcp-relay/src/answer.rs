@@ -113,6 +113,7 @@ impl Relay {
             "down": down,
             "ports": own,
             "counters": self.counters.all(),
+            "deployment": self.deployment.status(),
             "kernel": metrics::kernel(),
         })
     }

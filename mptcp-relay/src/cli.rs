@@ -34,6 +34,23 @@ pub enum Command {
     ///
     /// SIGTERM resets the connections that are relayed and takes all rules away.
     Run,
+    /// Join a deployment: get a certificate from one of its mobility servers.
+    ///
+    /// A relay works without one. With it, its connections are among the deployment's sessions.
+    Enroll {
+        /// URL of a mobility server: https://HOST:PORT.
+        #[arg(long)]
+        server: String,
+        /// What `mobility-server enroll-token --role relay` printed.
+        #[arg(long)]
+        token: String,
+        /// What the relay is called there.
+        #[arg(long, default_value = "")]
+        name: String,
+        /// Even if there is a certificate already.
+        #[arg(long)]
+        replace: bool,
+    },
     /// List the connections that are relayed.
     Sessions,
     /// List their subflows.

@@ -1,6 +1,6 @@
 //! The configuration file: TOML, every key optional, unknown keys refused.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,6 +48,12 @@ pub struct Config {
     pub table: u32,
     /// Priority of its rule.
     pub rule_priority: u32,
+    /// URLs of the deployment's mobility servers; none: those that the enrolment has named, or no deployment.
+    pub servers: Vec<String>,
+    /// Directory with the relay's certificate and key.
+    pub identity: PathBuf,
+    /// Addresses of this host at which other relays of the deployment reach it; none: those it has when it starts.
+    pub addresses: Vec<IpAddr>,
     /// What must outlive a crash.
     pub state_dir: PathBuf,
     /// Unix socket of the command line tools.
@@ -170,6 +176,9 @@ impl Default for Config {
             mark: 0x0200_0000,
             table: 7820,
             rule_priority: 90,
+            servers: Vec::new(),
+            identity: "/etc/mobility/relay".into(),
+            addresses: Vec::new(),
             state_dir: "/var/lib/mptcp-relay".into(),
             control_socket: "/run/mptcp-relay/control.sock".into(),
             log: "info".into(),

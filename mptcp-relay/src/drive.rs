@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::admission::Way;
 use crate::config::Config;
 use crate::control::{self, Call};
+use crate::deployment::{self, Deployment};
 use crate::queue::Queue;
 use crate::relay::Relay;
 use crate::rules::Rules;
@@ -43,7 +44,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             format!("cannot set {name} to {value}, or note what it was in `state_dir`; run as root")
         })?;
     }
-    let rules = Rules::new(&config, holder);
+    let rules = Rules::new(&config, holder).deployed(!deployment::servers_of(&config)?.is_empty());
     let outcome = relay(&config, &rules, socket).await;
     let removed = rules.remove();
     settings.restore();
@@ -66,7 +67,13 @@ async fn relay(config: &Config, rules: &Rules, socket: tokio::net::UnixListener)
         ),
     })?;
     let (happening, mut happenings) = mpsc::channel(1024);
-    let mut relay = Relay::new(config, client, happening);
+    let mut relay = Relay::new(
+        config,
+        client,
+        rules.clone(),
+        Deployment::join(config)?,
+        happening,
+    );
     for ipv6 in [false, true] {
         if ipv6 && !sysctl::has_ipv6() {
             continue;
@@ -118,6 +125,7 @@ async fn relay(config: &Config, rules: &Rules, socket: tokio::net::UnixListener)
                 Some(event) => relay.hear(event).await,
                 None => events = resubscribe().await,
             },
+            lost = relay.deployment.next() => relay.paths_lost(lost).await,
             Some(call) = asked.recv() => {
                 let answer = relay.answer(call.request).await;
                 let _ = call.reply.send(answer);
@@ -140,6 +148,7 @@ async fn relay(config: &Config, rules: &Rules, socket: tokio::net::UnixListener)
             _ => break,
         }
     }
+    relay.deployment.leave().await;
     Ok(())
 }
 

@@ -10,7 +10,9 @@
 //! 3. `transfer` carries the bytes, half-closes and resets of both sides.
 //! 4. `paths` says what each subflow is for: which one carries data, which are in reserve; `balance` which one that
 //!    is when access points are loaded unequally.
-//! 5. `drive` is the only loop; `relay` has the state it works on, `steer` and `answer` what the path manager and
+//! 5. `deployment` makes the connections sessions of the deployment, if the relay is in one: `registry` knows what the
+//!    servers have to hear, `server` says it to them, `joined` is the loop's side of it.
+//! 6. `drive` is the only loop; `relay` has the state it works on, `steer` and `answer` what the path manager and
 //!    operators say to it; `status` shows what there is, and `cleanup` takes away what a crash has left.
 
 pub mod act;
@@ -23,17 +25,22 @@ pub mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod deployment;
 pub mod doctor;
 mod downlink;
 pub mod drive;
+mod joined;
+pub mod losses;
 pub mod metrics;
 pub mod neighbours;
 pub mod paths;
 pub mod points;
 pub mod queue;
+pub mod registry;
 mod relay;
 pub mod reset;
 pub mod rules;
+pub mod server;
 pub mod sessions;
 pub mod status;
 mod steer;

@@ -43,6 +43,29 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let _log = operator::log::start(&config.log, config.log_format)?;
             drive::run(config).await?;
         }
+        Command::Enroll {
+            server,
+            token,
+            name,
+            replace,
+        } => {
+            let done = member::enrolment::enrol(&server, &token, &name, &config.identity, replace).await?;
+            let told = serde_json::json!({
+                "relay": done.identity.uri(),
+                "identity": config.identity,
+                "servers": done.servers,
+            });
+            match cli.json {
+                true => println!("{}", serde_json::to_string_pretty(&told)?),
+                false => println!("{}", table::list(&told)),
+            }
+            if done.identity.role() != identity::MemberRole::Relay {
+                anyhow::bail!(
+                    "the token was for another role, so servers will not take this host for a relay: make one with \
+                     mobility-server enroll-token --role relay, and enrol again with --replace"
+                );
+            }
+        }
         Command::Sessions => show(&socket, Request::Sessions, cli.json, "nothing is relayed").await?,
         Command::Subflows => show(&socket, Request::Subflows, cli.json, "there are no subflows").await?,
         Command::Status => show(&socket, Request::Status, cli.json, "").await?,

@@ -14,12 +14,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::act::Kind;
 use crate::admission::{Admission, Admitted, Way, Why};
 use crate::config::Config;
+use crate::deployment::Deployment;
 use crate::downlink::Probe;
+use crate::joined::Handing;
+use crate::losses::Losses;
 use crate::metrics::Counters;
 use crate::paths::Policy;
 use crate::points::{Balancer, Others};
 use crate::queue::{Held, Queue, Verdict};
-use crate::rules::Marks;
+use crate::rules::{Marks, Rules};
 use crate::sessions::{Session, Sessions};
 use crate::syn::{Ends, Syn};
 use crate::transfer::{self, Carried, Ended};
@@ -42,6 +45,8 @@ pub(crate) enum Happening {
     Others(Vec<Others>),
     /// A connection has ended.
     Ended(u64, Ended),
+    /// Whether a join that is none of ours was handed to the relay that has its connection.
+    Sought(Ends, bool),
 }
 
 /// All of it. `steer` and `answer` have more of its functions.
@@ -63,6 +68,10 @@ pub(crate) struct Relay {
     pub(crate) policy: Policy,
     pub(crate) balancer: Balancer,
     pub(crate) client: Client,
+    pub(crate) rules: Rules,
+    pub(crate) deployment: Deployment,
+    pub(crate) handing: Handing,
+    pub(crate) losses: Losses,
     /// Families and ports that have a listener of their own; false: it could not be had.
     pub(crate) ports: HashMap<(bool, u16), bool>,
     pub(crate) counters: Counters,
@@ -71,7 +80,13 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    pub(crate) fn new(config: &Config, client: Client, happening: mpsc::Sender<Happening>) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        client: Client,
+        rules: Rules,
+        deployment: Deployment,
+        happening: mpsc::Sender<Happening>,
+    ) -> Self {
         Self {
             marks: Marks::from(config.mark),
             kind: Kind {
@@ -92,6 +107,10 @@ impl Relay {
                 .at_most(config.limits.subflows)
                 .by(config.mode()),
             client,
+            rules,
+            deployment,
+            handing: Handing::default(),
+            losses: Losses::default(),
             ports: HashMap::new(),
             counters: Counters::default(),
             happening,
@@ -122,6 +141,7 @@ impl Relay {
                 self.counters.count("released");
                 self.let_go(&held, self.marks.released, queue);
             }
+            Admitted::Pass(Why::Stranger) if self.seeks(&syn) => self.seek(syn, held, queue),
             Admitted::Pass(why) => self.pass(syn.ends, &held, why, queue),
             Admitted::Drop => {
                 self.counters.count("repeated");
@@ -180,6 +200,7 @@ impl Relay {
             Happening::Accepted(Way::Down, ends, server) => self.accepted_down(ends, server, queue),
             Happening::Probed(ends, outcome) => self.probed(ends, outcome, queue),
             Happening::ProbeLate(ends, number) => self.probe_late(ends, number),
+            Happening::Sought(ends, handed) => self.sought(ends, handed, queue),
             Happening::Others(others) => self.balancer.hear(others),
             Happening::Ended(number, how) => {
                 self.counters.count(match how {
@@ -190,6 +211,7 @@ impl Relay {
                     tracing::debug!(ends = %session.ends, ?how, "ended");
                     self.admission.ended(session.ends);
                 }
+                self.deployment.ended(number);
             }
         }
     }
@@ -232,6 +254,11 @@ impl Relay {
             stop: stop.clone(),
             _joins: joins,
         });
+        self.deployment.opened(number, ends, token);
+        if let Some(token) = token {
+            // Others may have joined meanwhile.
+            self.tell_paths(token);
+        }
         let happening = self.happening.clone();
         tokio::spawn(async move {
             let ended = transfer::carry(terminal, server, &carried, stop).await;

@@ -9,16 +9,19 @@
 //!    relay's: both of its connections have the same addresses and ports.
 //! 4. `divert`: a released SYN goes to a listener here; what belongs to a socket of the relay's goes to that.
 //!
+//! In a deployment, `hand_over` and `handed_over` send a join that is another relay's to that one.
+//!
 //! The table is replaced as a whole, in one transaction, and no other table is touched.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::{Command, Stdio};
 
 use operator::prefix::Prefix;
 
 use crate::config::Config;
+use crate::syn::Ends;
 use crate::sysctl;
 
 /// Where the listeners are: an address of the loopback device that nobody else uses.
@@ -161,6 +164,9 @@ pub struct Rules {
     refuse: Vec<Prefix>,
     reverse_path: bool,
     listen_port: u16,
+    announce: Vec<SocketAddr>,
+    /// Whether joins are handed to other relays, and taken from them.
+    deployed: bool,
     route_table: String,
     priority: String,
     holder: Holder,
@@ -179,6 +185,9 @@ fn addresses(prefixes: &[Prefix], side: &'static str) -> impl Iterator<Item = St
     any.into_iter().chain(each)
 }
 
+/// How long what is handed over is remembered, in seconds: from then on connection tracking knows it.
+const HANDED: u64 = 60;
+
 /// The programs of the older tables: some distributions have one name, some the other.
 const XTABLES: [[&str; 2]; 2] = [["iptables-legacy", "ip6tables-legacy"], ["iptables", "ip6tables"]];
 
@@ -195,10 +204,17 @@ impl Rules {
             refuse: config.refuse.clone(),
             reverse_path: config.reverse_path,
             listen_port: config.listen_port,
+            announce: config.announce.clone(),
+            deployed: false,
             route_table: config.table.to_string(),
             priority: config.rule_priority.to_string(),
             holder,
         }
+    }
+
+    /// With the chains by which joins are handed to other relays of a deployment, and taken from them.
+    pub fn deployed(self, deployed: bool) -> Self {
+        Self { deployed, ..self }
     }
 
     /// Finds out who can hold packets here; changes nothing that stays.
@@ -236,6 +252,15 @@ impl Rules {
         } = self.marks;
         let table = &self.table;
         let mut text = format!("table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n");
+        if self.deployed {
+            for (map, kind) in [("handed4", "ipv4_addr"), ("handed6", "ipv6_addr")] {
+                let _ = writeln!(
+                    text,
+                    "  map {map} {{\n    type {kind} . inet_service . {kind} . inet_service : {kind}\n    \
+                     timeout {HANDED}s\n  }}"
+                );
+            }
+        }
         let mut chain = |name: &str, lines: &[String]| {
             let _ = writeln!(text, "  chain {name} {{");
             for line in lines {
@@ -259,7 +284,19 @@ impl Rules {
             ));
         }
         chain("sort", &sort);
-        let mut suspects = vec!["fib daddr type != unicast return".to_owned()];
+        let mut suspects = Vec::new();
+        if self.deployed {
+            // Another relay of the deployment hands a join over: it comes to an address of this host's own.
+            for address in &self.announce {
+                let family = if address.is_ipv6() { "ip6" } else { "ip" };
+                let (ip, port) = (address.ip(), address.port());
+                suspects.push(format!("{family} daddr {ip} tcp dport {port} return"));
+            }
+            suspects.push(format!(
+                "fib daddr type local tcp option mptcp subtype 1 meta mark set meta mark | {held:#x}{queue}"
+            ));
+        }
+        suspects.push("fib daddr type != unicast return".to_owned());
         if self.reverse_path {
             suspects.push("fib saddr . iif oif missing return".into());
         }
@@ -335,8 +372,55 @@ impl Rules {
                 format!("meta mark & {own:#x} == {own:#x} notrack"),
             ],
         );
+        if self.deployed {
+            self.hand_over_chains(&mut chain);
+        }
         text += "}\n";
         text
+    }
+
+    /// A join that this relay hands over is sent to the owner's address, from one of this host's: its answers come back
+    /// this way, and connection tracking does the rest, with or without a relay.
+    fn hand_over_chains(&self, chain: &mut impl FnMut(&str, &[String])) {
+        let handed = format!("meta mark & {0:#x} == {0:#x}", self.marks.own);
+        let to = |family: &str, map: &str| {
+            format!(
+                "{handed} dnat {family} to {family} saddr . tcp sport . {family} daddr . tcp dport map @{map}"
+            )
+        };
+        chain(
+            "hand_over",
+            &[
+                "type nat hook prerouting priority -100; policy accept;".into(),
+                to("ip", "handed4"),
+                to("ip6", "handed6"),
+            ],
+        );
+        chain(
+            "handed_over",
+            &[
+                "type nat hook postrouting priority 100; policy accept;".into(),
+                format!("{handed} ct status dnat masquerade"),
+            ],
+        );
+    }
+
+    /// A join between these ends is another relay's: what follows its SYN goes to that one.
+    ///
+    /// # Errors
+    /// The kernel refuses; or the addresses are of two families.
+    pub fn hand_over(&self, ends: Ends, owner: IpAddr) -> Result<(), RulesError> {
+        let map = if owner.is_ipv4() { "handed4" } else { "handed6" };
+        let (terminal, server) = (ends.terminal, ends.server);
+        let element = format!(
+            "add element inet {} {map} {{ {} . {} . {} . {} : {owner} }}\n",
+            self.table,
+            terminal.ip(),
+            terminal.port(),
+            server.ip(),
+            server.port()
+        );
+        run("nft", &["-f", "-"], &element)
     }
 
     fn xtables(&self, what: &str) -> Result<(), RulesError> {

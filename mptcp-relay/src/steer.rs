@@ -30,6 +30,7 @@ impl Relay {
         }
         let commands = self.policy.hear(&event);
         self.order(commands).await;
+        self.joined_or_left(&event).await;
     }
 
     pub(crate) async fn order(&mut self, commands: Vec<Command>) {

@@ -9,6 +9,7 @@
 //! 4. A server that knows nothing of a report any more says so: the pair is reported again, with a higher number.
 //! 5. What is wanted of the servers follows as one value ([`Wanted`]); the loop publishes it when it has changed.
 
+mod holding;
 mod mapping;
 mod needs;
 mod presence;
@@ -17,6 +18,7 @@ mod saying;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use datapath::Datapath;
@@ -93,6 +95,10 @@ pub struct Reporting {
     counted: Option<Timestamp>,
     /// How the NAPT in front of each of our addresses maps, where a probe has shown it.
     mappings: BTreeMap<IpAddr, said::Mapping>,
+    /// Whether servers are told of connections for operators to see.
+    pub(crate) list_sessions: bool,
+    /// Connections that were there at the last count.
+    lived: HashSet<(Uuid, u64)>,
     wanted: Wanted,
     published: Wanted,
     pub(super) tries: Tries,
@@ -137,6 +143,11 @@ impl Reporting {
         }
         self.published = self.wanted.clone();
         Some(self.wanted.clone())
+    }
+
+    /// What there is to say of this host's Multipath TCP connections.
+    pub fn set_multipath(&mut self, multipath: crate::multipath::Multipath) {
+        self.wanted.multipath = multipath;
     }
 
     /// The number of the report in force for a pair, and of the connections in it.
@@ -196,6 +207,7 @@ impl<D: Datapath> Agent<D> {
         if due {
             self.reporting.counted = Some(now);
             self.count_presence();
+            self.count_sessions(now);
             self.wish_for_tunnels(now);
         }
         self.failed_tries(now);

@@ -81,11 +81,11 @@ impl Config {
             );
         }
         // Behind the rule of the local table, before that of the main table.
-        if !(1..=32_763).contains(&self.rule_priority) {
+        if !(1..=32_762).contains(&self.rule_priority) {
             let priority = self.rule_priority;
             return value(
                 "rule_priority",
-                format!("{priority} leaves no room for three rules between 1 and 32765"),
+                format!("{priority} leaves no room for four rules between 1 and 32765"),
             );
         }
         for (key, seconds) in [
@@ -124,6 +124,24 @@ impl Config {
             return value(
                 "max_connections",
                 format!("{count} is no number between 1024 and 1048576"),
+            );
+        }
+        for (key, count) in [
+            ("mptcp.subflows", self.mptcp.subflows),
+            ("mptcp.accepted_addresses", self.mptcp.accepted_addresses),
+        ] {
+            if count > 8 {
+                return value(key, format!("{count} is more than the 8 that the kernel can do"));
+            }
+        }
+        let tables = self.mptcp.table..self.mptcp.table.saturating_add(crate::multipath::endpoints::MOST);
+        if self.mptcp.table < 256 || tables.contains(&self.table) || tables.end == u32::MAX {
+            let first = self.mptcp.table;
+            return value(
+                "mptcp.table",
+                format!(
+                    "16 tables from {first} on meet those of the system or `table`; choose others above 255"
+                ),
             );
         }
         self.offers()?;

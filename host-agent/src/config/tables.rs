@@ -31,6 +31,37 @@ impl Default for Paths {
     }
 }
 
+/// This host's own Multipath TCP connections.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mptcp {
+    /// Whether servers are told of lost paths, for relays.
+    pub report: bool,
+    /// Whether this host's addresses are made endpoints of the kernel's path manager, with source routing.
+    pub endpoints: bool,
+    /// Whether subflows go to every address of the peer.
+    pub fullmesh: bool,
+    /// Subflows of a connection beside its first, 0 to 8.
+    pub subflows: u32,
+    /// Addresses that are taken from a peer, 0 to 8.
+    pub accepted_addresses: u32,
+    /// First of 16 routing tables, one for each address.
+    pub table: u32,
+}
+
+impl Default for Mptcp {
+    fn default() -> Self {
+        Self {
+            report: true,
+            endpoints: false,
+            fullmesh: false,
+            subflows: 4,
+            accepted_addresses: 4,
+            table: 7810,
+        }
+    }
+}
+
 /// Durations, all in seconds.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

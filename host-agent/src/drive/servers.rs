@@ -122,6 +122,12 @@ impl Driver {
     /// Whatever happened: what is wanted of the servers follows.
     pub(super) fn attend(&mut self) {
         let now = self.clock.now();
+        let usable: crate::multipath::Addresses = self.agent.network.usable().collect();
+        self.addresses.send_if_modified(|known| {
+            let differs = *known != usable;
+            *known = usable;
+            differs
+        });
         self.agent.review_reports(now);
         if let Some(wanted) = self.agent.reporting.take_changed() {
             self.servers.wanted.send_replace(Arc::new(wanted));

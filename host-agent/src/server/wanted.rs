@@ -2,17 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proto::mobility::v1 as said;
 use uuid::Uuid;
-use wire::tuple::Endpoint;
+use wire::tuple::{Endpoint, Tuple};
 
 use super::{bytes_of, endpoint_of};
+use crate::multipath::Multipath;
 
 /// Pairs in one hello, at most.
 const MAX_PAIRS: usize = 4096;
 /// Direct addresses in one hello, at most.
 const MAX_ADDRESSES: usize = 64;
+/// Connections in one message, at most.
+const MAX_HELD: usize = 1024;
+/// Connections that a server lists, at most.
+const MAX_SESSIONS: usize = 16_384;
 
 /// A pair for which a server may push.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +56,88 @@ pub struct TunnelWish {
     pub remote: Endpoint,
 }
 
+/// How a connection goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldKind {
+    /// As it was opened.
+    Direct,
+    /// It has moved.
+    Migrated,
+    /// Through a symmetric proxy.
+    Relayed,
+}
+
+/// A connection for the servers to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldConnection {
+    /// How it goes.
+    pub kind: HeldKind,
+    /// Whether this host has opened it.
+    pub initiator: bool,
+    /// As its socket knows it.
+    pub identity: Tuple,
+    /// On the wire.
+    pub wire: Tuple,
+}
+
+/// The connections for the servers to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeldSessions {
+    /// With each, all of it is said anew.
+    pub round: u64,
+    /// By pair and label.
+    pub held: BTreeMap<(Uuid, u64), HeldConnection>,
+    /// The pairs.
+    pub peers: BTreeMap<Uuid, Presence>,
+}
+
+impl HeldSessions {
+    fn used_by(&self, server: &str) -> impl Iterator<Item = (&(Uuid, u64), &HeldConnection, &Presence)> {
+        let own = self.held.iter().filter_map(|(name, held)| {
+            let presence = self.peers.get(&name.0)?;
+            Some((name, held, presence))
+        });
+        let server = server.to_owned();
+        own.filter(move |(.., presence)| presence.servers.contains(&server))
+            .take(MAX_SESSIONS)
+    }
+
+    /// What a server has to be told that knows of `before`.
+    fn changes(&self, before: &Self, server: &str) -> Vec<said::SessionsHeld> {
+        let message = |(pair, label): &(Uuid, u64), presence: &Presence| said::HeldSession {
+            pair_id: pair.as_bytes().to_vec(),
+            peer: presence.peer.clone(),
+            label: *label,
+            ..said::HeldSession::default()
+        };
+        let now = self
+            .used_by(server)
+            .filter(|(name, held, _)| before.round != self.round || before.held.get(*name) != Some(*held));
+        let held = now.map(|(name, held, presence)| said::HeldSession {
+            kind: match held.kind {
+                HeldKind::Direct => said::session::Kind::Direct,
+                HeldKind::Migrated => said::session::Kind::Migrated,
+                HeldKind::Relayed => said::session::Kind::Relayed,
+            }
+            .into(),
+            initiator: held.initiator,
+            local: Some(endpoint_of(held.identity.local)),
+            remote: Some(endpoint_of(held.identity.remote)),
+            wire_local: Some(endpoint_of(held.wire.local)),
+            wire_remote: Some(endpoint_of(held.wire.remote)),
+            ..message(name, presence)
+        });
+        let gone = before
+            .used_by(server)
+            .filter(|(name, ..)| !self.held.contains_key(*name))
+            .map(|(name, _, presence)| message(name, presence));
+        let all: Vec<said::HeldSession> = held.chain(gone).collect();
+        all.chunks(MAX_HELD)
+            .map(|held| said::SessionsHeld { held: held.to_vec() })
+            .collect()
+    }
+}
+
 /// Everything that is wanted now.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Wanted {
@@ -67,6 +155,10 @@ pub struct Wanted {
     pub withdrawn: Vec<Withdrawn>,
     /// Exchanges that need a tunnel, by the connection's hash.
     pub tunnels: BTreeMap<u64, TunnelWish>,
+    /// Connections to be listed.
+    pub sessions: Arc<HeldSessions>,
+    /// What there is to say of this host's Multipath TCP connections.
+    pub multipath: Multipath,
 }
 
 impl Wanted {
@@ -74,7 +166,10 @@ impl Wanted {
     pub fn needs(&self, server: &str) -> bool {
         let uses = |servers: &[String]| servers.iter().any(|known| known == server);
         !self.tunnels.is_empty()
+            || self.multipath.live
             || self.pairs.values().any(|pair| uses(&pair.servers))
+            || (!self.sessions.held.is_empty()
+                && self.sessions.peers.values().any(|pair| uses(&pair.servers)))
             || self.reports.values().any(|reported| uses(&reported.servers))
     }
 
@@ -153,6 +248,9 @@ impl Wanted {
                 }));
             }
         }
+        words.extend(self.multipath.changes(&before.multipath).map(Body::PathsLost));
+        let sessions = self.sessions.changes(&before.sessions, server);
+        words.extend(sessions.into_iter().map(Body::Sessions));
         words
     }
 

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::held::Held;
 use super::{Shared, caller, first};
 use crate::config::Config;
 use crate::convert;
@@ -26,6 +27,8 @@ use crate::watch::Caller;
 
 /// Pairs in one Hello, at most.
 const MAX_PAIRS: usize = 4096;
+/// Paths in one message, at most.
+const MAX_PATHS: usize = 1024;
 
 pub(super) struct AgentsService(pub(super) Arc<Shared>);
 
@@ -146,6 +149,7 @@ async fn attend(
         shared,
         stream: &stream,
         touched: HashSet::new(),
+        held: Held::start(shared, &stream.agent),
     };
     let ended = talk.go(&mut incoming, &mut notes).await;
     shared.registry.leave(&stream);
@@ -188,6 +192,8 @@ struct Talk<'a> {
     stream: &'a Arc<Stream>,
     /// Pairs whose record may say that this stream is there.
     touched: HashSet<PairKey>,
+    /// Writes the sessions of this stream.
+    held: Held,
 }
 
 impl Talk<'_> {
@@ -247,6 +253,8 @@ impl Talk<'_> {
                 self.shared.tunnels.settle(&self.stream.agent, settled.connection);
                 Ok(())
             }
+            Some(Says::Sessions(said)) => self.sessions(said),
+            Some(Says::PathsLost(lost)) => self.paths_lost(lost),
             // What a newer agent says besides is no reason to part.
             Some(Says::Pong(_)) | None => Ok(()),
         };
@@ -356,6 +364,28 @@ impl Talk<'_> {
             true => Ok(()),
             false => Err(limit(&[])),
         }
+    }
+
+    fn sessions(&mut self, message: pb::SessionsHeld) -> Told {
+        self.within_requests(&[])?;
+        self.held.hear(message).map_err(|error| malformed(&[], &error))
+    }
+
+    fn paths_lost(&mut self, message: pb::PathsLost) -> Told {
+        self.within_requests(&[])?;
+        if message.paths.len() > MAX_PATHS {
+            return Err(malformed(
+                &[],
+                &convert::Malformed("more than 1024 paths in one message"),
+            ));
+        }
+        self.shared.counters.count("paths_lost");
+        self.shared.relays.tell_of_lost_paths(&pb::LostPathsOf {
+            agent: self.stream.agent.0.clone(),
+            observed: Some(convert::endpoint_message(self.stream.observed)),
+            paths: message.paths,
+        });
+        Ok(())
     }
 
     /// The pair that this stream has named; the same silence for every other.

@@ -2,6 +2,8 @@
 
 mod agents;
 mod enrolment;
+mod held;
+mod ledger;
 mod listing;
 mod operators;
 mod relays;

@@ -1,21 +1,21 @@
 //! The session store, for proxies and relays.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use identity::MemberRole;
-use prost::Message;
 use proto::mobility::v1 as pb;
-use session_store::{Expected, Key, Lease, Record, Revision, Swap, Table};
+use session_store::Table;
 use tonic::{Request, Response, Status};
 
 use super::Shared;
+use super::ledger::{Ledger, NotPut, key, read};
 use super::listing::{PAGE, Rows, pages};
 
 const RELAYS: [MemberRole; 2] = [MemberRole::Proxy, MemberRole::Relay];
-/// What a lease is without a wish, and at most.
-const LEASE: u32 = 300;
-const LONGEST_LEASE: u32 = 86_400;
+/// Puts and removals in one request, at most.
+const MOST_CHANGES: usize = 256;
+/// What a result says of a session that has another revision.
+const ANOTHER_REVISION: &str = "another revision";
 
 pub(super) struct SessionsService(pub(super) Arc<Shared>);
 
@@ -28,61 +28,16 @@ impl pb::sessions_server::Sessions for SessionsService {
         request: Request<pb::PutSessionRequest>,
     ) -> Result<Response<pb::PutSessionResponse>, Status> {
         let (_, member) = self.0.member(&request, &RELAYS)?;
-        let request = request.into_inner();
-        let mut session = request
-            .session
-            .ok_or_else(|| Status::invalid_argument("no session"))?;
-        let key = key(&session.session_id)?;
-        let expected = match request.expected_revision {
-            0 => Expected::Absent,
-            revision => Expected::At(Revision(revision)),
-        };
-        if expected != Expected::Absent {
-            let known = self
-                .0
-                .store
-                .get(&key)
-                .await
-                .map_err(|error| self.0.store_failed(&error))?;
-            self.owned(known.as_ref(), &member.uri)?;
-        }
-        // Who puts it, owns it; a field could say anybody.
-        session.owner = member.uri.clone();
-        session.revision = 0;
-        session.updated_unix_milliseconds = u64::try_from(
-            SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_millis(),
-        )
-        .unwrap_or_default();
-        let lease = match session.lease_seconds {
-            0 => LEASE,
-            seconds => seconds.min(LONGEST_LEASE),
-        };
-        let lease = Lease::For(Duration::from_secs(lease.into()));
-        let swap = self
-            .0
-            .store
-            .swap(&key, expected, session.encode_to_vec().into(), lease)
-            .await;
-        match swap.map_err(|error| self.0.store_failed(&error))? {
-            Swap::Done(revision) => Ok(Response::new(pb::PutSessionResponse { revision: revision.0 })),
-            Swap::Lost(_) => Err(Status::aborted(
-                "another revision is stored; read it and try again",
-            )),
-        }
+        let put = Ledger(&self.0.store).put(&member, request.into_inner()).await;
+        let revision = put.map_err(|error| self.refused(error))?.0;
+        Ok(Response::new(pb::PutSessionResponse { revision }))
     }
 
     async fn get(&self, request: Request<pb::GetSessionRequest>) -> Result<Response<pb::Session>, Status> {
         self.0.member(&request, &RELAYS)?;
-        let key = key(&request.get_ref().session_id)?;
-        let record = self
-            .0
-            .store
-            .get(&key)
-            .await
-            .map_err(|error| self.0.store_failed(&error))?;
+        let key = key(&request.get_ref().session_id).map_err(|error| self.refused(error))?;
+        let record = self.0.store.get(&key).await;
+        let record = record.map_err(|error| self.0.store_failed(&error))?;
         let session = record.and_then(|record| read(&record));
         session
             .map(Response::new)
@@ -94,18 +49,9 @@ impl pb::sessions_server::Sessions for SessionsService {
         request: Request<pb::RemoveSessionRequest>,
     ) -> Result<Response<pb::RemoveSessionResponse>, Status> {
         let (_, member) = self.0.member(&request, &RELAYS)?;
-        let key = key(&request.get_ref().session_id)?;
-        let known = self
-            .0
-            .store
-            .get(&key)
-            .await
-            .map_err(|error| self.0.store_failed(&error))?;
-        if let Some(record) = known {
-            self.owned(Some(&record), &member.uri)?;
-            let removed = self.0.store.remove(&key, Some(record.revision)).await;
-            removed.map_err(|error| self.0.store_failed(&error))?;
-        }
+        let ledger = Ledger(&self.0.store);
+        let removed = ledger.remove(&member, &request.get_ref().session_id);
+        removed.await.map_err(|error| self.refused(error))?;
         Ok(Response::new(pb::RemoveSessionResponse {}))
     }
 
@@ -116,32 +62,73 @@ impl pb::sessions_server::Sessions for SessionsService {
         self.0.member(&request, &RELAYS)?;
         Ok(Response::new(list(&self.0, request.get_ref())))
     }
+
+    async fn change(
+        &self,
+        request: Request<pb::ChangeSessionsRequest>,
+    ) -> Result<Response<pb::ChangeSessionsResponse>, Status> {
+        let (_, member) = self.0.member(&request, &RELAYS)?;
+        let request = request.into_inner();
+        if request.put.len() + request.remove.len() > MOST_CHANGES {
+            return Err(Status::invalid_argument("more than 256 changes in one request"));
+        }
+        let ledger = Ledger(&self.0.store);
+        // At once: a store that writes to disk does so once for all that are under way.
+        let put = futures_util::future::join_all(request.put.into_iter().map(|put| ledger.put(&member, put)));
+        let mut results = Vec::new();
+        for put in put.await {
+            let result = |revision, refusal: &str| pb::PutSessionResult {
+                revision,
+                refusal: refusal.to_owned(),
+            };
+            results.push(match put {
+                Ok(revision) => result(revision.0, ""),
+                Err(NotPut::Lost(other)) => result(other.map_or(0, |other| other.0), ANOTHER_REVISION),
+                Err(error @ NotPut::Store(_)) => return Err(self.refused(error)),
+                Err(error) => result(0, self.refused(error).message()),
+            });
+        }
+        let removed = request.remove.iter().map(|id| ledger.remove(&member, id));
+        for removed in futures_util::future::join_all(removed).await {
+            match removed {
+                Err(error @ NotPut::Store(_)) => return Err(self.refused(error)),
+                // What is not the caller's is left alone.
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(Response::new(pb::ChangeSessionsResponse { results }))
+    }
+
+    async fn find(
+        &self,
+        request: Request<pb::FindSessionRequest>,
+    ) -> Result<Response<pb::FindSessionResponse>, Status> {
+        self.0.member(&request, &RELAYS)?;
+        let session = Ledger(&self.0.store).find(request.get_ref().mptcp_token).await;
+        let session = session.map_err(|error| self.refused(error))?;
+        let relay_addresses = session
+            .as_ref()
+            .map(|session| self.0.relays.addresses_of(&session.owner))
+            .unwrap_or_default();
+        Ok(Response::new(pb::FindSessionResponse {
+            session,
+            relay_addresses,
+        }))
+    }
 }
 
 impl SessionsService {
-    fn owned(&self, record: Option<&Record>, uri: &str) -> Result<(), Status> {
-        match record.and_then(read) {
-            Some(session) if session.owner != uri => {
+    fn refused(&self, error: NotPut) -> Status {
+        match error {
+            NotPut::Malformed(what) => Status::invalid_argument(what),
+            NotPut::Foreign => {
                 self.0.counters.refuse("not_the_owner");
-                Err(Status::permission_denied("the session is another's"))
+                Status::permission_denied("the session is another's")
             }
-            _ => Ok(()),
+            NotPut::Lost(_) => Status::aborted("another revision is stored; read it and try again"),
+            NotPut::Store(error) => self.0.store_failed(&error),
         }
     }
-}
-
-fn key(id: &[u8]) -> Result<Key, Status> {
-    match id.len() {
-        16 => Key::new(Table::Sessions, id.to_vec())
-            .map_err(|error| Status::invalid_argument(error.to_string())),
-        _ => Err(Status::invalid_argument("a session ID has 16 bytes")),
-    }
-}
-
-fn read(record: &Record) -> Option<pb::Session> {
-    let mut session = pb::Session::decode(record.value.clone()?).ok()?;
-    session.revision = record.revision.0;
-    Some(session)
 }
 
 /// Those of one kind, or all.

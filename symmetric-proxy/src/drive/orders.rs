@@ -52,7 +52,7 @@ impl Proxy {
                     lease.released_ns.get_or_insert(now);
                 }
             }
-            Hears::Welcome(_) | Hears::Ping(_) | Hears::GoAway(_) => {}
+            Hears::Welcome(_) | Hears::Ping(_) | Hears::GoAway(_) | Hears::PathsLost(_) => {}
         }
     }
 

@@ -54,6 +54,17 @@ impl Home {
 }
 
 impl Agents {
+    /// The beginning of a command line for an agent's own program.
+    pub fn command(&self, host: &str) -> Option<String> {
+        let home = self.homes.get(host)?;
+        let executable = self.executable.as_ref()?;
+        Some(format!(
+            "{} --config {}",
+            executable.display(),
+            home.config().display()
+        ))
+    }
+
     /// `executable` none: the run has no agents.
     pub fn new(directory: &Path, executable: Option<PathBuf>) -> Agents {
         Agents {

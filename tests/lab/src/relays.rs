@@ -76,23 +76,20 @@ impl Relays {
         if kind == RelayKind::Symmetric {
             std::fs::create_dir_all(home.pins()).map_err(failed)?;
             mount_bpf(&home.pins()).map_err(|error| error.to_string())?;
-            let token = servers
-                .token(&station.name, "proxy")
-                .map_err(|error| error.to_string())?;
-            let (token, url) = token.ok_or("a proxy needs a mobility server that runs")?;
-            let mut enrol = Command::new(&home.executable);
-            enrol.args([
-                "enroll",
-                "--server",
-                url,
-                "--token",
-                &token,
-                "--name",
-                &station.name,
-                "--config",
-            ]);
-            enrol.arg(home.config());
-            netns::inside(&home.netns, || command::run(&mut enrol, "")).map_err(|error| error.to_string())?;
+        }
+        let role = match kind {
+            RelayKind::Mptcp => "relay",
+            RelayKind::Symmetric => "proxy",
+        };
+        let token = servers
+            .token(&station.name, role)
+            .map_err(|error| error.to_string())?;
+        match (token, kind) {
+            (Some((token, url)), _) => enrol(&home, &station.name, url, &token)?,
+            (None, RelayKind::Symmetric) => {
+                return Err("a proxy needs a mobility server that runs".to_owned());
+            }
+            (None, RelayKind::Mptcp) => {}
         }
         self.homes.insert(station.name.clone(), home);
         Ok(())
@@ -227,6 +224,16 @@ impl Relays {
     }
 }
 
+fn enrol(home: &Home, name: &str, url: &str, token: &str) -> Result<(), String> {
+    let mut enrol = Command::new(&home.executable);
+    enrol.args([
+        "enroll", "--server", url, "--token", token, "--name", name, "--config",
+    ]);
+    enrol.arg(home.config());
+    let done = netns::inside(&home.netns, || command::run(&mut enrol, ""));
+    done.map(|_| ()).map_err(|error| error.to_string())
+}
+
 fn program_name(node: &str, starts: u32) -> String {
     match starts {
         1 => format!("{node}-relay"),
@@ -272,6 +279,7 @@ fn config(home: &Home, settings: &BTreeMap<String, String>) -> String {
     match home.kind {
         RelayKind::Mptcp => {
             table.insert("state_dir".into(), path(home.directory.join("state")));
+            table.insert("identity".into(), path(home.directory.join("identity")));
             table.insert("log".into(), "mptcp_relay=debug,info".into());
         }
         RelayKind::Symmetric => {

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::agents::{insert, read_value, wait_until_ready};
-use crate::language::ast::ServerStart;
+use crate::agents::{Answer, entries, insert, read_value, wait_until_ready};
+use crate::language::ast::{ServerList, ServerStart};
 use crate::machine::{MachineError, Station, command, spawn};
 use crate::story::programs::{Launch, Programs};
 
@@ -293,13 +293,24 @@ impl Servers {
         command::run(&mut command, "").map_err(|error| error.to_string())
     }
 
+    /// Asks a server for one of its lists.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn ask(&self, server: &str, list: ServerList) -> Answer {
+        let text = self.tell(server, &[list.word().to_owned(), "--json".to_owned()])?;
+        let parsed =
+            serde_json::from_str(&text).map_err(|error| format!("{} is not JSON: {error}", list.word()))?;
+        Ok(entries(parsed, list.word()))
+    }
+
     /// What the servers say about themselves, for the artifacts.
     pub fn describe(&self) -> Vec<(String, String)> {
         let mut all = Vec::new();
         for home in &self.homes {
             let config = std::fs::read_to_string(home.config()).unwrap_or_default();
             all.push((format!("{}.toml", home.name), config));
-            for word in ["status", "agents", "pairs", "relays"] {
+            for word in ["status", "agents", "pairs", "relays", "sessions"] {
                 let words = [word.to_owned(), "--json".to_owned()];
                 let said = self.tell(&home.name, &words).unwrap_or_else(|reason| reason);
                 all.push((format!("{}.{word}.json", home.name), said));

@@ -19,13 +19,24 @@ const IMPORTS: [(&str, &[&str]); 15] = [
     ("mptcp-pm", &[]),
     (
         "host-agent",
-        &["wire", "migration", "datapath", "identity", "member", "proto"],
+        &[
+            "wire",
+            "migration",
+            "datapath",
+            "identity",
+            "member",
+            "mptcp-pm",
+            "proto",
+        ],
     ),
     (
         "mobility-server",
         &["wire", "migration", "identity", "session-store", "proto"],
     ),
-    ("mptcp-relay", &["mptcp-pm", "operator"]),
+    (
+        "mptcp-relay",
+        &["identity", "member", "mptcp-pm", "operator", "proto"],
+    ),
     (
         "symmetric-proxy",
         &[

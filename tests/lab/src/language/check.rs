@@ -232,6 +232,16 @@ impl<'a> Check<'a> {
         }
     }
 
+    fn server(&mut self, name: &Name) {
+        if !self.scenario.servers.iter().any(|server| server.name == *name) {
+            self.refuse(
+                name,
+                format!("there is no server `{name}`"),
+                format!("a line `server {name} on HOST` before the story"),
+            );
+        }
+    }
+
     fn link(&mut self, name: &Name) -> Option<&'a Link> {
         let link = self.scenario.link(&name.text);
         if link.is_none() {
@@ -432,6 +442,7 @@ impl<'a> Check<'a> {
             }
             Subject::Agent { host, .. } => self.host(host),
             Subject::Relay { relay, .. } => self.relay(relay),
+            Subject::Server { server, .. } => self.server(server),
             _ => {}
         }
         for term in &condition.terms {

@@ -22,6 +22,9 @@ pub fn condition(words: &mut Words) -> Result<Condition, Diagnostic> {
     if words.accept("agent") {
         return agent(subject, words);
     }
+    if words.accept("server") {
+        return server(subject, words);
+    }
     if words.accept("relay") {
         return relay(subject, "relay", words);
     }
@@ -258,6 +261,23 @@ fn relay(relay: Name, word: &str, words: &mut Words) -> Result<Condition, Diagno
     Ok(Condition {
         text: said.join(" "),
         subject: Subject::Relay { relay, list },
+        terms,
+    })
+}
+
+/// `SERVER server sessions|agents|pairs|relays|status FIELD=… [count=N]`.
+fn server(server: Name, words: &mut Words) -> Result<Condition, Diagnostic> {
+    let list = ServerList::ALL
+        .into_iter()
+        .find(|list| words.keyword() == Some(list.word()))
+        .ok_or_else(|| words.refuse("`sessions`, `agents`, `pairs`, `relays` or `status`"))?;
+    words.skip();
+    let mut said = vec![server.text.clone(), "server".to_owned(), list.word().to_owned()];
+    let mut terms = Vec::new();
+    fields(words, &mut said, &mut terms)?;
+    Ok(Condition {
+        text: said.join(" "),
+        subject: Subject::Server { server, list },
         terms,
     })
 }

@@ -11,6 +11,7 @@ use crate::language::ast::*;
 pub struct Gathered<'a> {
     stage: &'a Stage,
     agent: Option<Answer>,
+    /// What a relay or a server has answered.
     relay: Option<Answer>,
     invalid: HashMap<String, Result<u64, String>>,
     /// Whether a change of every fact it needs wakes who waits.
@@ -44,6 +45,10 @@ impl<'a> Gathered<'a> {
                         .for_each(|entry| name_carrier(stage, &relay.text, entry));
                     entries
                 }));
+                gathered.announced = false;
+            }
+            Subject::Server { server, list } => {
+                gathered.relay = Some(stage.servers.ask(&server.text, *list));
                 gathered.announced = false;
             }
             Subject::Run => gathered.announced = false,

@@ -40,7 +40,7 @@ pub fn judge(condition: &Condition, state: &State, facts: &dyn Facts) -> Judgeme
             Ok(entries) => agent(&condition.terms, &entries),
             Err(reason) => Judgement::NotYet(reason),
         },
-        Subject::Relay { .. } => match facts.relay() {
+        Subject::Relay { .. } | Subject::Server { .. } => match facts.relay() {
             Ok(entries) => agent(&condition.terms, &entries),
             Err(reason) => Judgement::NotYet(reason),
         },

@@ -424,7 +424,8 @@ impl Stage {
 
     /// Without agents nobody can be asked about them.
     fn is_skipped(&self, condition: &Condition) -> bool {
-        let skipped = matches!(condition.subject, Subject::Agent { .. }) && !self.agents.exist();
+        let skipped = matches!(condition.subject, Subject::Agent { .. } | Subject::Server { .. })
+            && !self.agents.exist();
         if skipped {
             self.timeline
                 .note("lab", format!("skipped without agents: {}", condition.text));

@@ -231,6 +231,7 @@ impl Stage {
             "netns" => Some(there.netns.clone()),
             "cgroup" => Some(there.cgroup.display().to_string()),
             "dir" => Some(there.directory.display().to_string()),
+            "agent" => self.agents.command(node),
             "relay" => self.relays.command(node),
             _ => None,
         }

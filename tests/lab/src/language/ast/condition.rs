@@ -23,6 +23,11 @@ pub enum Subject {
         relay: Name,
         list: RelayList,
     },
+    /// `SERVER server sessions …`: a list of a mobility server.
+    Server {
+        server: Name,
+        list: ServerList,
+    },
     /// The run as a whole.
     Run,
 }
@@ -50,6 +55,35 @@ impl RelayList {
             Self::Subflows => "subflows",
             Self::Status => "status",
             Self::Relays => "relays",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerList {
+    Sessions,
+    Agents,
+    Pairs,
+    Relays,
+    Status,
+}
+
+impl ServerList {
+    pub const ALL: [ServerList; 5] = [
+        ServerList::Sessions,
+        ServerList::Agents,
+        ServerList::Pairs,
+        ServerList::Relays,
+        ServerList::Status,
+    ];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions",
+            Self::Agents => "agents",
+            Self::Pairs => "pairs",
+            Self::Relays => "relays",
+            Self::Status => "status",
         }
     }
 }

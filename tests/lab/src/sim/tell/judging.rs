@@ -12,6 +12,7 @@ impl Teller<'_> {
             } => self.judge_agent(&host.text, &condition.terms),
             Subject::Agent { .. } => not("an agent's status"),
             Subject::Relay { .. } => not("a relay"),
+            Subject::Server { .. } => not("a server's lists"),
             Subject::Run => condition
                 .terms
                 .iter()
