@@ -53,6 +53,52 @@ impl Act {
         }
     }
 
+    /// Where questions about this host go.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Routes have changed.
+    pub fn forget_ways(&mut self) {
+        self.ways.clear();
+    }
+
+    /// A connection leaves by the devices that lead there now.
+    pub async fn follow_routes(&mut self, lease: &Lease) {
+        let installed: Vec<Tuple> = lease.installed.iter().map(|(from, _)| *from).collect();
+        for from in installed {
+            let Some(seen) = self.datapath.traffic(&from) else {
+                continue;
+            };
+            let Some(ifindex) = self.way_to(seen.direction.to).await else {
+                continue;
+            };
+            if ifindex != seen.direction.path.ifindex {
+                let path = Path {
+                    ifindex,
+                    next_hop: None,
+                };
+                let direction = Direction {
+                    path,
+                    ..seen.direction
+                };
+                if let Err(error) = self.datapath.install(&from, &direction) {
+                    tracing::error!(%error, "a connection keeps a way that leads nowhere");
+                }
+            }
+        }
+    }
+
+    /// The sender of a segment hears which size gets through, as from any router.
+    pub fn tell_too_big(&self, wire: Tuple, seq: u32, mtu: u32) {
+        let sent = wire::unreachable::too_big(Tuple::new(wire.remote, wire.local), seq, mtu)
+            .map_err(|error| error.to_string())
+            .and_then(|packet| self.datapath.send(&packet).map_err(|error| error.to_string()));
+        if let Err(error) = sent {
+            tracing::debug!(error, "a sender is not told that its segments are too big");
+        }
+    }
+
     /// Opens a lease's doors. An end that has come once may come from anywhere: its key says who it is.
     ///
     /// # Errors

@@ -45,17 +45,32 @@ pub enum Command {
     },
     /// Run the proxy in the foreground (as systemd does).
     ///
-    /// SIGTERM ends the program only: what it relays goes on in the kernel, and the next start finds it.
+    /// SIGTERM ends the program only: what it relays goes on in the kernel, and the next start finds it. SIGHUP reads
+    /// `refuse`, `limits`, `timeouts`, `log` and the certificate again; everything else needs a restart, which disturbs no
+    /// connection.
     Run,
     /// List the connections that are relayed, and those whose ends are waited for.
-    Relays,
-    /// Show how the proxy is.
+    ///
+    /// `idle_seconds`: since a segment passed. `ending`: the FINs have passed both ways, a reset has, or the server has
+    /// moved the connection elsewhere; the port is free soon.
+    Relays {
+        /// Show so many at most.
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+    /// Show how the proxy is: who attends it, how full it is, what has happened, what was refused and dropped, and why.
     Status,
-    /// Take no new connections; those that are relayed go on. A restart ends it.
+    /// Take no new connections, and have those that are relayed moved to other proxies.
+    ///
+    /// The servers are told, and move each connection while it goes on; where there is no other proxy it stays. This lasts
+    /// until `drain --end`, over restarts of the daemon too.
     Drain {
         /// Take new ones again.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "wait")]
         end: bool,
+        /// Return only when nothing is relayed any more; then the host can be taken down.
+        #[arg(long)]
+        wait: bool,
     },
     /// Check that the proxy can run here, or how it runs; change nothing.
     Doctor,

@@ -86,7 +86,7 @@ impl Default for Timeouts {
 }
 
 /// Where nobody can be whom a public proxy relays for: private, loopback, link-local, multicast and the like.
-const NOWHERE: [&str; 19] = [
+const NOWHERE: [&str; 26] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -95,13 +95,20 @@ const NOWHERE: [&str; 19] = [
     "172.16.0.0/12",
     "192.0.0.0/24",
     "192.0.2.0/24",
+    "192.88.99.0/24",
     "192.168.0.0/16",
     "198.18.0.0/15",
     "198.51.100.0/24",
     "203.0.113.0/24",
     "224.0.0.0/3",
     "::/127",
+    "64:ff9b::/96",
+    "64:ff9b:1::/48",
+    "100::/64",
+    "2001::/32",
     "2001:db8::/32",
+    "2002::/16",
+    "3fff::/20",
     "fc00::/7",
     "fe80::/10",
     "ff00::/8",
@@ -214,6 +221,24 @@ impl Config {
         Ok(())
     }
 
+    /// The keys that differ in `other` and are looked at only at the start.
+    pub fn needs_restart(&self, other: &Config) -> Vec<&'static str> {
+        let differences = [
+            ("addresses", self.addresses != other.addresses),
+            ("ports", self.ports != other.ports),
+            ("interfaces", self.interfaces != other.interfaces),
+            ("servers", self.servers != other.servers),
+            ("identity", self.identity != other.identity),
+            ("pin_dir", self.pin_dir != other.pin_dir),
+            ("control_socket", self.control_socket != other.control_socket),
+            ("mark", self.mark != other.mark),
+            ("log_format", self.log_format != other.log_format),
+            ("metrics", self.metrics != other.metrics),
+        ];
+        let changed = differences.into_iter().filter(|(_, differs)| *differs);
+        changed.map(|(key, _)| key).collect()
+    }
+
     /// Whether nobody at this address is relayed for.
     pub fn refuses(&self, address: IpAddr) -> bool {
         self.refuse.iter().any(|range| range.contains(address))
@@ -254,6 +279,8 @@ mod tests {
             "fe80::1",
             "fd00::1",
             "ff02::1",
+            "64:ff9b::a00:1",
+            "2002:a00:1::1",
         ] {
             assert!(config.refuses(address.parse().unwrap()), "{address}");
         }

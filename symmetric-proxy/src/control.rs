@@ -21,7 +21,11 @@ pub enum Request {
     /// How the proxy is.
     Status,
     /// The connections that are relayed.
-    Relays,
+    Relays {
+        /// So many at most; none: all of them.
+        #[serde(default)]
+        limit: Option<usize>,
+    },
     /// Take nothing new, or take new ones again.
     Drain {
         /// Whether it is drained.

@@ -3,10 +3,13 @@
 //! At the start the data path comes first: what an earlier daemon relayed has gone on meanwhile and is taken over before
 //! any server is told of it. At the end nothing is taken down.
 
+mod around;
 mod orders;
+mod reload;
 mod review;
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +19,7 @@ use identity::ticket::TicketVerifier;
 use identity::{Credentials, HostIdentity, MemberRole, Trust};
 use member::renewal::Renewal;
 use migration::proxy::{Event, Leg, Patience};
+use operator::log::LogHandle;
 use proto::mobility::v1 as said;
 use serde_json::{Value, json};
 use tokio::io::unix::AsyncFd;
@@ -25,11 +29,15 @@ use tokio::sync::{mpsc, watch as channel};
 use crate::act::{Act, Done};
 use crate::config::Config;
 use crate::control::{self, Answer, Request};
+use crate::hold::Held;
 use crate::leases::{Leases, knock};
 use crate::metrics::{self, Counters};
 use crate::ports::Ports;
 use crate::server::{Attendance, Words};
 use crate::watch;
+
+use reload::Reloading;
+use review::Sweep;
 
 /// Events of the data path that are dealt with before anything else gets its turn.
 const AT_ONCE: usize = 256;
@@ -74,17 +82,21 @@ pub fn servers_of(config: &Config) -> anyhow::Result<Vec<String>> {
     Ok(urls)
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Between two looks at a part of the leases.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Runs until SIGTERM or SIGINT. `path`: the configuration file, read again on SIGHUP.
 ///
 /// # Errors
 /// Something cannot be opened at the start.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, path: Option<PathBuf>, log: LogHandle) -> anyhow::Result<()> {
     let urls = servers_of(&config)?;
     let credentials = credentials(&config)?;
     let verifier = TicketVerifier::load(&config.identity.join("ca.pem"))?;
     metrics::serve(config.metrics)?;
     let socket = operator::control::bind(&config.control_socket, control::PROXY).await?;
-    let outcome = serve(config.clone(), urls, credentials, verifier, socket).await;
+    let reloading = Reloading { path, log };
+    let outcome = serve(config.clone(), urls, credentials, verifier, socket, reloading).await;
     let _ = std::fs::remove_file(&config.control_socket);
     outcome
 }
@@ -95,8 +107,9 @@ async fn serve(
     credentials: Credentials,
     verifier: TicketVerifier,
     socket: tokio::net::UnixListener,
+    reloading: Reloading,
 ) -> anyhow::Result<()> {
-    let handle = watch::open()?;
+    let (handle, mut changes) = watch::subscribe()?;
     let addresses = watch::addresses(&handle, &config).await?;
     let datapath = RelayDatapath::open(&RelayOptions {
         pin_dir: config.pin_dir.clone(),
@@ -108,10 +121,9 @@ async fn serve(
     if devices.is_empty() {
         anyhow::bail!("there is none of the devices in `interfaces`: correct it, or leave it empty");
     }
+    let mut held = Held::default();
     for device in &devices {
-        datapath
-            .attach_device(device.index, device.link)
-            .with_context(|| format!("device {}", device.name))?;
+        around::attach(&datapath, &mut held, device)?;
     }
     let event_fd: OwnedFd = datapath.event_fd().context("cannot wait for the data path")?;
     // SAFETY: the descriptor is owned, nobody closes it but `AsyncFd`.
@@ -119,6 +131,7 @@ async fn serve(
     let me = credentials.identity().uri().to_owned();
     let (credentials_sender, credentials) = channel::channel(credentials);
     let (events_sender, mut events) = mpsc::channel(4096);
+    let (again, hello_again) = channel::channel(0);
     for (index, url) in urls.iter().enumerate() {
         let attendance = Attendance {
             index,
@@ -127,6 +140,7 @@ async fn serve(
             authorities: config.identity.join("ca.pem"),
             mark: config.mark,
             events: events_sender.clone(),
+            again: hello_again.clone(),
         };
         tokio::spawn(attendance.run());
     }
@@ -150,7 +164,9 @@ async fn serve(
         me,
         servers: urls.into_iter().map(|url| (url, None)).collect(),
         counters: Counters::default(),
-        bytes: (0, 0),
+        sweep: Sweep::default(),
+        held,
+        again,
         began: Instant::now(),
         config,
     };
@@ -160,8 +176,10 @@ async fn serve(
 
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut tick = tokio::time::interval(Duration::from_secs(1));
-    let mut next_review = Instant::now();
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut looks = around::Looks::default();
     loop {
         tokio::select! {
             ready = event_fd.readable() => {
@@ -177,12 +195,17 @@ async fn serve(
                 Ok(renewed) => { credentials_sender.send_replace(renewed); }
                 Err(error) => tracing::error!("the new certificate cannot be used: {error:#}"),
             },
-            _ = tick.tick() => {
-                if Instant::now() >= next_review {
-                    let took = proxy.review();
-                    // Half a million entries take their time: at most a twentieth of ours.
-                    next_review = Instant::now() + took * 20;
+            Some(()) = changes.recv() => looks.changed(),
+            _ = hangup.recv() => {
+                if let Some(renewed) = proxy.reload(&reloading) {
+                    credentials_sender.send_replace(renewed);
                 }
+            }
+            _ = tick.tick() => {
+                if looks.are_due() {
+                    proxy.look_around(looks.take_changed()).await;
+                }
+                proxy.review().await;
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             }
             _ = term.recv() => break,
@@ -204,8 +227,10 @@ struct Proxy {
     /// The servers, each with its stream while there is one.
     servers: Vec<(String, Option<Words>)>,
     counters: Counters,
-    /// Bytes relayed so far at the last review, and those a second since the one before.
-    bytes: (u64, u64),
+    sweep: Sweep,
+    held: Held,
+    /// Changes when servers have to be told anew who this is.
+    again: channel::Sender<u64>,
     began: Instant,
 }
 
@@ -232,6 +257,8 @@ impl Proxy {
                 tracing::error!(%error, "a port of an earlier run cannot be opened again");
             }
         }
+        self.leases.draining = self.act.datapath.is_draining();
+        self.narrow();
         if self.act.datapath.adopted() {
             tracing::info!(relays = self.leases.len(), "found what an earlier run has left");
         }
@@ -254,6 +281,7 @@ impl Proxy {
                     let leg = Leg::BOTH[leg & 1];
                     self.step(lease, Event::ThirdPassed { leg, from, req_no }).await;
                 }
+                RelayEvent::TooBig { wire, seq, mtu } => self.act.tell_too_big(wire, seq, mtu),
             }
             if at % AT_ONCE == AT_ONCE - 1 {
                 tokio::task::yield_now().await;
@@ -353,9 +381,20 @@ impl Proxy {
     fn answer(&mut self, request: Request) -> Answer {
         Answer::Done(match request {
             Request::Status => self.status(),
-            Request::Relays => Value::Array(self.leases.iter().map(|lease| self.row(lease)).collect()),
+            Request::Relays { limit } => {
+                let leases = self.leases.iter().take(limit.unwrap_or(usize::MAX));
+                Value::Array(leases.map(|lease| self.row(lease)).collect())
+            }
             Request::Drain { on } => {
+                if let Err(error) = self.act.datapath.set_draining(on) {
+                    return Answer::Refused(format!("cannot note it for the next start: {error}"));
+                }
                 self.leases.draining = on;
+                tracing::info!(
+                    draining = on,
+                    relays = self.leases.len(),
+                    "an operator has said so"
+                );
                 self.tell_load();
                 json!({ "draining": on, "relays": self.leases.len() })
             }

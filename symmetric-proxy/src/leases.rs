@@ -96,8 +96,10 @@ pub struct Leases {
     held: HashMap<LeaseId, Lease>,
     ended: HashMap<LeaseId, u64>,
     of_agent: HashMap<[u8; 16], usize>,
-    ports: Ports,
-    limits: Limits,
+    /// Their ports.
+    pub ports: Ports,
+    /// How many anybody may have.
+    pub limits: Limits,
     /// Nothing new is taken.
     pub draining: bool,
 }
@@ -247,7 +249,7 @@ impl Leases {
             splice: Splice::adopted(heard, note.state == NoteState::Spliced),
             installed: BTreeSet::new(),
             since_ns: note.since_ns,
-            released_ns: None,
+            released_ns: note.released_ns,
         };
         self.ports.keep(lease.ends);
         self.count(&lease, true);
@@ -298,6 +300,11 @@ impl Leases {
         self.ports.addresses()
     }
 
+    /// The names of all of them.
+    pub fn ids(&self) -> Vec<LeaseId> {
+        self.held.keys().copied().collect()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.held.len()
@@ -335,6 +342,7 @@ impl Lease {
             label: self.label,
             expires_unix_seconds: self.expires,
             since_ns: self.since_ns,
+            released_ns: self.released_ns,
             ticket: self.ticket,
             state: match (ended, self.splice.is_spliced()) {
                 (true, _) => NoteState::Ended,

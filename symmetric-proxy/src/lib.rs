@@ -17,6 +17,7 @@ pub mod config;
 pub mod control;
 pub mod doctor;
 pub mod drive;
+pub mod hold;
 pub mod leases;
 pub mod metrics;
 pub mod ports;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
@@ -11,6 +12,9 @@ use symmetric_proxy::cli::{Cli, Command, ConfigCommand};
 use symmetric_proxy::config::Config;
 use symmetric_proxy::control::{self, Request};
 use symmetric_proxy::{cleanup, doctor, drive};
+
+/// Between two looks at what is left of a proxy that is drained.
+const DRAIN_LOOKS: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -45,8 +49,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let socket = config.control_socket.clone();
     match cli.command {
         Command::Run => {
-            let _log = operator::log::start(&config.log, config.log_format)?;
-            drive::run(config).await?;
+            let log = operator::log::start(&config.log, config.log_format)?;
+            drive::run(config, cli.config, log).await?;
         }
         Command::Enroll {
             server,
@@ -68,9 +72,15 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
                 );
             }
         }
-        Command::Relays => show(&socket, Request::Relays, cli.json, "nothing is relayed").await?,
+        Command::Relays { limit } => {
+            show(&socket, Request::Relays { limit }, cli.json, "nothing is relayed").await?;
+        }
         Command::Status => show(&socket, Request::Status, cli.json, "").await?,
-        Command::Drain { end } => show(&socket, Request::Drain { on: !end }, cli.json, "").await?,
+        Command::Drain { end, wait } => {
+            let said = ask(&socket, Request::Drain { on: !end }).await?;
+            let last = if wait { drained(&socket).await? } else { said };
+            print(&last, cli.json, "");
+        }
         Command::Doctor => {
             let findings = doctor::examine(&config).await;
             match cli.json {
@@ -102,10 +112,29 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+async fn ask(socket: &Path, request: Request) -> anyhow::Result<Value> {
+    control::ask(socket, &request).await.map_err(anyhow::Error::msg)
+}
+
 async fn show(socket: &Path, request: Request, json: bool, none: &str) -> anyhow::Result<()> {
-    let value = control::ask(socket, &request).await.map_err(anyhow::Error::msg)?;
-    print(&value, json, none);
+    print(&ask(socket, request).await?, json, none);
     Ok(())
+}
+
+/// Returns when nothing is relayed any more; what is left is told on standard error whenever it has changed.
+async fn drained(socket: &Path) -> anyhow::Result<Value> {
+    let mut told = None;
+    loop {
+        let status = ask(socket, Request::Status).await?;
+        let left = status["leases"].as_u64().unwrap_or_default();
+        if left == 0 || status["draining"] != true {
+            return Ok(json!({ "draining": status["draining"], "relays": left }));
+        }
+        if told.replace(left) != Some(left) {
+            eprintln!("{left} connections are still relayed");
+        }
+        tokio::time::sleep(DRAIN_LOOKS).await;
+    }
 }
 
 fn print(value: &Value, json: bool, none: &str) {

@@ -49,11 +49,33 @@ pub fn serve(address: Option<SocketAddr>) -> anyhow::Result<()> {
         .with_context(|| format!("cannot serve metrics at {address}: choose another `metrics` address"))
 }
 
+/// What is measured, not counted.
+pub struct Gauges {
+    /// Connections that are relayed or waited for.
+    pub leases: usize,
+    /// How many there can be.
+    pub capacity: usize,
+    /// Ports, of all addresses.
+    pub ports_taken: usize,
+    /// Servers that are attended.
+    pub servers: usize,
+    /// Nothing new is taken.
+    pub draining: bool,
+    /// Relayed so far.
+    pub bytes: u64,
+    /// The data path's own counters.
+    pub datapath: Vec<(&'static str, u64)>,
+}
+
 /// Brings the gauges up to date; counters count themselves, and those of the data path are absolute.
-pub fn update(relays: usize, servers: usize, datapath: &[(&'static str, u64)]) {
-    metrics::gauge!("symmetric_proxy_relays").set(relays as f64);
-    metrics::gauge!("symmetric_proxy_servers").set(servers as f64);
-    for (what, count) in datapath {
+pub fn update(now: &Gauges) {
+    metrics::gauge!("symmetric_proxy_relays").set(now.leases as f64);
+    metrics::gauge!("symmetric_proxy_capacity").set(now.capacity as f64);
+    metrics::gauge!("symmetric_proxy_ports_taken").set(now.ports_taken as f64);
+    metrics::gauge!("symmetric_proxy_servers").set(now.servers as f64);
+    metrics::gauge!("symmetric_proxy_draining").set(f64::from(u8::from(now.draining)));
+    metrics::counter!("symmetric_proxy_bytes_total").absolute(now.bytes);
+    for (what, count) in &now.datapath {
         metrics::counter!("symmetric_proxy_segments_total", "what" => *what).absolute(*count);
     }
 }

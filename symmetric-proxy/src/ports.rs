@@ -70,6 +70,37 @@ impl Ports {
         None
     }
 
+    /// Other addresses from now on. What was taken at one that is gone stays taken.
+    pub fn move_to(&mut self, addresses: Vec<IpAddr>) {
+        self.addresses = addresses;
+    }
+
+    /// How many ports are taken; a connection of two families takes two.
+    pub fn taken(&self) -> usize {
+        self.taken.len()
+    }
+
+    /// Whether some connection has a port outside of the range.
+    pub fn has_others(&self) -> bool {
+        let outside = |port: u16| port < self.range.0 || port > self.range.1;
+        self.taken.iter().any(|end| outside(end.port))
+    }
+
+    /// Whether these ends, free by now, had kept something that no new connection gets.
+    pub fn has_left(&self, ends: &[Endpoint; 2], range: (u16, u16)) -> bool {
+        let outside = |end: &Endpoint| {
+            end.port < range.0 || end.port > range.1 || !self.addresses.contains(&end.address)
+        };
+        ends.iter().any(outside)
+    }
+
+    /// All addresses at which a port is given or taken.
+    pub fn all_addresses(&self) -> Vec<IpAddr> {
+        let taken = self.taken.iter().map(|end| end.address);
+        let all: HashSet<IpAddr> = self.addresses.iter().copied().chain(taken).collect();
+        all.into_iter().collect()
+    }
+
     /// Notes that an earlier run has taken these.
     pub fn keep(&mut self, ends: [Endpoint; 2]) {
         self.taken.extend(ends);

@@ -51,11 +51,13 @@ pub struct Attendance {
     pub mark: u32,
     /// Where it is told.
     pub events: mpsc::Sender<ServerEvent>,
+    /// Changes when another hello has to be said: a stream has one.
+    pub again: watch::Receiver<u64>,
 }
 
 impl Attendance {
     /// Attends for ever.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         let mut wait = FIRST_WAIT;
         loop {
             let began = Instant::now();
@@ -78,12 +80,13 @@ impl Attendance {
         }
     }
 
-    async fn session(&self) -> (String, Duration) {
+    async fn session(&mut self) -> (String, Duration) {
         let gone = |why: String| (why, Duration::ZERO);
         let mut client = match self.open().await {
             Ok(client) => client,
             Err(error) => return gone(error.to_string()),
         };
+        self.again.mark_unchanged();
         let (out, words) = mpsc::channel(BACKLOG);
         if self
             .events
@@ -98,7 +101,11 @@ impl Attendance {
             Err(status) => return gone(told(&status)),
         };
         loop {
-            match orders.message().await {
+            let message = tokio::select! {
+                message = orders.message() => message,
+                Ok(()) = self.again.changed() => return gone("other addresses have to be told".into()),
+            };
+            match message {
                 Ok(Some(said::RelayOrder { body: Some(body) })) => match body {
                     Hears::Ping(ping) => {
                         let pong = Says::Pong(said::Pong { number: ping.number });

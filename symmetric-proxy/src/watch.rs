@@ -1,13 +1,15 @@
-//! This host's devices and addresses, by netlink.
+//! This host's devices and addresses, by netlink, and word that they have changed.
 
 use std::net::IpAddr;
 
 use anyhow::Context;
 use datapath::attach::Link;
-use futures_util::TryStreamExt;
-use rtnetlink::Handle;
+use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType};
+use rtnetlink::{Handle, MulticastGroup};
+
+use tokio::sync::mpsc;
 
 use crate::config::Config;
 
@@ -32,6 +34,34 @@ pub fn open() -> anyhow::Result<Handle> {
     let (connection, handle, _) = rtnetlink::new_connection().context("cannot open netlink")?;
     tokio::spawn(connection);
     Ok(handle)
+}
+
+/// Opens netlink, and tells of devices, addresses and routes that change: that something has, not what.
+///
+/// # Errors
+/// The kernel refuses the socket.
+pub fn subscribe() -> anyhow::Result<(Handle, mpsc::Receiver<()>)> {
+    let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&[
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+        MulticastGroup::Ipv4Rule,
+        MulticastGroup::Ipv6Rule,
+    ])
+    .context("cannot open netlink")?;
+    tokio::spawn(connection);
+    let (changed, changes) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while messages.next().await.is_some() {
+            // One word for all that has not been looked at yet.
+            if let Err(mpsc::error::TrySendError::Closed(())) = changed.try_send(()) {
+                return;
+            }
+        }
+    });
+    Ok((handle, changes))
 }
 
 /// All devices.

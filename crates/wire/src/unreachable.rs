@@ -1,7 +1,8 @@
 //! "Host unreachable", as a router would say it of one of our segments: RFC 6069 lets TCP take back one doubling
 //! of its retransmission timer for each, and send at once when the timer has run out by the shorter measure.
 //!
-//! The agent says it to its own kernel when a path is back and no cached segment is at hand.
+//! The agent says it to its own kernel when a path is back and no cached segment is at hand. A relay says to the
+//! sender of a segment that it was too big for the way beyond.
 
 use pnet::packet::Packet;
 use pnet::packet::icmp::destination_unreachable::{IcmpCodes, MutableDestinationUnreachablePacket};
@@ -25,6 +26,21 @@ use crate::tuple::Tuple;
 /// # Source
 /// RFC 6069, section 4; RFC 792 and RFC 4443 for the layouts.
 pub fn unreachable(tuple: Tuple, seq: u32) -> Result<Vec<u8>, EmitError> {
+    error(tuple, seq, None)
+}
+
+/// An IP packet to `tuple.local` that says that the segment with this sequence number was too big: its packets may have
+/// `mtu` bytes.
+///
+/// # Errors
+/// The tuple is of two families.
+/// # Source
+/// RFC 1191, section 4; RFC 4443, section 3.2.
+pub fn too_big(tuple: Tuple, seq: u32, mtu: u32) -> Result<Vec<u8>, EmitError> {
+    error(tuple, seq, Some(mtu))
+}
+
+fn error(tuple: Tuple, seq: u32, too_big: Option<u32>) -> Result<Vec<u8>, EmitError> {
     let quoted = Segment::bare(tuple, Flags::ACK, seq, 0, 0).emit()?;
     Ok(match (tuple.remote.address, tuple.local.address) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -35,7 +51,11 @@ pub fn unreachable(tuple: Tuple, seq: u32) -> Result<Vec<u8>, EmitError> {
             let (header, message) = packet.split_at_mut(20);
             if let Some(mut icmp) = MutableDestinationUnreachablePacket::new(message) {
                 icmp.set_icmp_type(IcmpTypes::DestinationUnreachable);
-                icmp.set_icmp_code(IcmpCodes::DestinationHostUnreachable);
+                icmp.set_icmp_code(match too_big {
+                    Some(_) => IcmpCodes::FragmentationRequiredAndDFFlagSet,
+                    None => IcmpCodes::DestinationHostUnreachable,
+                });
+                icmp.set_next_hop_mtu(too_big.map_or(0, |mtu| mtu.min(0xffff) as u16));
                 icmp.set_payload(quoted);
                 let sum =
                     IcmpPacket::new(icmp.packet()).map_or(0, |view| pnet::packet::icmp::checksum(&view));
@@ -57,9 +77,13 @@ pub fn unreachable(tuple: Tuple, seq: u32) -> Result<Vec<u8>, EmitError> {
             let mut packet = vec![0; 40 + 8 + quoted.len()];
             let length = (packet.len() - 40) as u16;
             let (header, message) = packet.split_at_mut(40);
+            message[4..8].copy_from_slice(&too_big.unwrap_or_default().to_be_bytes());
             message[8..].copy_from_slice(&quoted);
             if let Some(mut icmp) = MutableIcmpv6Packet::new(message) {
-                icmp.set_icmpv6_type(Icmpv6Types::DestinationUnreachable);
+                icmp.set_icmpv6_type(match too_big {
+                    Some(_) => Icmpv6Types::PacketTooBig,
+                    None => Icmpv6Types::DestinationUnreachable,
+                });
                 icmp.set_icmpv6_code(Icmpv6Code(0));
                 let sum = Icmpv6Packet::new(icmp.packet()).map_or(0, |view| {
                     pnet::packet::icmpv6::checksum(&view, &source, &destination)
@@ -105,5 +129,15 @@ mod tests {
         let v6 = unreachable(tuple("2001:db8::1", "2001:db8::2"), 0x0102_0304).unwrap();
         assert_eq!((v6[6], v6[40], v6[41]), (58, 1, 0));
         assert_eq!(&v6[48 + 44..48 + 48], &[1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn what_is_too_big_is_told_with_what_is_not() {
+        let v4 = too_big(tuple("192.0.2.1", "198.51.100.7"), 7, 1400).unwrap();
+        assert_eq!((v4[20], v4[21], &v4[26..28]), (3, 4, &1400u16.to_be_bytes()[..]));
+        let view = IcmpPacket::new(&v4[20..]).unwrap();
+        assert_eq!(view.get_checksum(), pnet::packet::icmp::checksum(&view));
+        let v6 = too_big(tuple("2001:db8::1", "2001:db8::2"), 7, 1400).unwrap();
+        assert_eq!((v6[40], v6[41], &v6[44..48]), (2, 0, &1400u32.to_be_bytes()[..]));
     }
 }

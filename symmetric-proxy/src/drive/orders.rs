@@ -11,6 +11,9 @@ use super::Proxy;
 use crate::leases::{Lease, Presented};
 use crate::server::{ServerEvent, address, endpoint};
 
+/// Leases in a hello: a server reads no message of more than a MiB.
+const MOST_TOLD: usize = 8192;
+
 impl Proxy {
     pub(super) fn server(&mut self, event: ServerEvent) {
         match event {
@@ -50,6 +53,8 @@ impl Proxy {
                 let now = datapath::kernel::monotonic_ns();
                 if let Some(lease) = self.named(&release.lease_id) {
                     lease.released_ns.get_or_insert(now);
+                    let (id, note) = (lease.id, lease.note(false));
+                    let _ = self.act.datapath.note(&id, &note);
                 }
             }
             Hears::Welcome(_) | Hears::Ping(_) | Hears::GoAway(_) | Hears::PathsLost(_) => {}
@@ -123,7 +128,7 @@ impl Proxy {
             kind: said::relay_hello::Kind::SymmetricProxy.into(),
             addresses: self.leases.addresses().iter().map(|one| address(*one)).collect(),
             capacity: self.leases.capacity() as u64,
-            leases: self.leases.iter().map(lease).collect(),
+            leases: self.leases.iter().take(MOST_TOLD).map(lease).collect(),
             draining: self.leases.draining,
         }
     }
@@ -132,7 +137,7 @@ impl Proxy {
     pub(super) fn tell_load(&self) {
         self.tell_all(Says::Load(said::RelayLoad {
             connections: self.leases.len() as u64,
-            bytes_per_second: self.bytes.1,
+            bytes_per_second: self.sweep.bytes_per_second(),
             draining: self.leases.draining,
         }));
     }

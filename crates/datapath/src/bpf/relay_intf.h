@@ -4,6 +4,9 @@
 
 #include "intf.h"
 
+/* Maps are pinned and shared with earlier and later daemons: their sizes stay. What a later one has to add stands where
+ * `spare` is, and zero there means what its absence meant. */
+#define COUNTER_ROOM 64
 #define LEASE_BYTES 16
 #define SYN_OPTION_BYTES 36
 
@@ -11,6 +14,11 @@
 struct relay_config {
 	u32 first_port;
 	u32 last_port;
+	/* Connections of an earlier run have ports outside of these. */
+	u32 others;
+	/* Nothing new is taken, also by the next daemon. */
+	u32 draining;
+	u32 spare[12];
 };
 
 /* One address and port of the relay. */
@@ -30,12 +38,16 @@ struct knocker {
 struct door {
 	u8 lease[LEASE_BYTES];
 	struct knocker legs[2];
+	/* CLOCK_MONOTONIC, for each leg: when MSYNs at the allowed rate would have come so far. */
+	u64 due_ns[2];
 	/* Bit 0: the first leg may, bit 1: the second. */
 	u32 open;
+	u32 spare[3];
 };
 
 enum relay_seen {
 	RELAY_FIN = 1,
+	/* A reset has passed, and nothing from there since: one that a NAPT sent for its host is followed by others. */
 	RELAY_RESET = 2,
 	/* A third segment has passed. */
 	RELAY_THIRD = 4,
@@ -55,10 +67,13 @@ struct relay {
 	u64 bytes;
 	/* CLOCK_MONOTONIC, coarse. */
 	u64 last_ns;
+	/* When a segment that is too big for the way out was told last. */
+	u64 told_ns;
 	/* Bits of `relay_seen`. */
 	u32 seen;
 	/* Which leg sends here: 0 or 1. */
 	u32 leg;
+	u64 spare[2];
 };
 
 enum relay_event_kind {
@@ -66,6 +81,8 @@ enum relay_event_kind {
 	RELAY_EVENT_MSYN = 1,
 	/* A third segment on a pending direction. */
 	RELAY_EVENT_THIRD = 2,
+	/* A segment that is too big for the way out: `rcv_nxt` is what its sender's packets may have. */
+	RELAY_EVENT_TOO_BIG = 3,
 };
 
 struct relay_event {
@@ -119,10 +136,13 @@ struct lease_note {
 	u64 expires_unix_seconds;
 	/* CLOCK_MONOTONIC. */
 	u64 since_ns;
+	/* The same; 0: the server has not released it. */
+	u64 released_ns;
 	u8 ticket[32];
 	u32 state;
 	u32 pad;
 	struct leg_note legs[2];
+	u64 spare[4];
 };
 
 enum relay_counter {
@@ -138,5 +158,10 @@ enum relay_counter {
 	RELAY_COUNTER_FRAGMENT,
 	RELAY_COUNTER_EVENT_LOST,
 	RELAY_COUNTER_UNWRITABLE,
+	RELAY_COUNTER_TOO_OFTEN,
+	RELAY_COUNTER_HOPS,
+	RELAY_COUNTER_TOO_BIG,
+	RELAY_COUNTER_EXTENSION,
+	RELAY_COUNTER_ICMP,
 	RELAY_COUNTERS,
 };

@@ -8,6 +8,7 @@
 #define TYPE_MSYN 1
 #define TYPE_MSYN_ACK 2
 #define TYPE_MIGRATE_ACK 3
+#define TYPE_MIGRATE_RESET 4
 #define TYPE_LAST 6
 
 struct request_option {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
@@ -31,6 +32,7 @@ const RESET: u32 = 2;
 const ORDINARY: u32 = 8;
 const PENDING: u32 = 16;
 const KNOCKED: u32 = 1;
+const TOO_BIG: u32 = 3;
 /// Option kinds of RFC 9293 and RFC 7323.
 const MSS: u8 = 2;
 const WINDOW_SCALE: u8 = 3;
@@ -95,7 +97,7 @@ impl RelayDatapath {
         let knocks = builder
             .build()
             .map_err(|error| kernel("cannot open a ring buffer", &error))?;
-        let relay = Self {
+        let mut relay = Self {
             knocks,
             queue,
             sender: Sender::new(options.mark).map_err(|error| kernel("cannot open raw sockets", &error))?,
@@ -103,29 +105,74 @@ impl RelayDatapath {
             adopted,
         };
         relay
-            .own(options)
+            .own(&options.addresses)
+            .and_then(|()| relay.own_ports(options.ports, true))
             .map_err(|error| kernel("cannot write the relay's addresses", &error))?;
         Ok(relay)
     }
 
-    /// Which addresses and ports are the relay's. Those of an earlier run whose connections live stay.
-    fn own(&self, options: &RelayOptions) -> Result<(), DatapathError> {
-        let config = raw::relay_config {
-            first_port: options.ports.0.into(),
-            last_port: options.ports.1.into(),
-        };
-        let maps = &self.skeleton.maps;
-        for &address in &options.addresses {
-            maps.owned
+    /// More addresses that are the relay's. Those of an earlier run stay until [`Self::disown_others`].
+    ///
+    /// # Errors
+    /// The map is full: 64 addresses are owned.
+    pub fn own(&mut self, addresses: &[IpAddr]) -> Result<(), DatapathError> {
+        for &address in addresses {
+            self.skeleton
+                .maps
+                .owned
                 .update(&address_bytes(address), &1u32.to_ne_bytes(), MapFlags::ANY)
                 .map_err(|error| refused("cannot write an address", error))?;
         }
-        update(
-            &maps.relay_settings,
-            "relay_settings",
-            &0u32.to_ne_bytes(),
-            &config,
-        )
+        Ok(())
+    }
+
+    /// No address but these is the relay's.
+    pub fn disown_others(&mut self, addresses: &[IpAddr]) {
+        let kept: Vec<[u8; 16]> = addresses.iter().map(|&address| address_bytes(address)).collect();
+        let owned: Vec<Vec<u8>> = self.skeleton.maps.owned.keys().collect();
+        for key in owned {
+            if !kept.iter().any(|address| key == address) {
+                remove(&self.skeleton.maps.owned, &key);
+            }
+        }
+    }
+
+    /// Which ports are the relay's. `others`: an open door outside of them counts too.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn own_ports(&self, ports: (u16, u16), others: bool) -> Result<(), DatapathError> {
+        self.set(raw::relay_config {
+            first_port: ports.0.into(),
+            last_port: ports.1.into(),
+            others: others.into(),
+            ..self.settings()
+        })
+    }
+
+    /// Whether an operator has had this relay drained, in this run or an earlier one.
+    pub fn is_draining(&self) -> bool {
+        self.settings().draining != 0
+    }
+
+    /// Notes that it is drained, for the next daemon too.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_draining(&self, draining: bool) -> Result<(), DatapathError> {
+        self.set(raw::relay_config {
+            draining: draining.into(),
+            ..self.settings()
+        })
+    }
+
+    fn settings(&self) -> raw::relay_config {
+        find(&self.skeleton.maps.relay_settings, &0u32.to_ne_bytes()).unwrap_or_else(Plain::zeroed)
+    }
+
+    fn set(&self, settings: raw::relay_config) -> Result<(), DatapathError> {
+        let map = &self.skeleton.maps.relay_settings;
+        update(map, "relay_settings", &0u32.to_ne_bytes(), &settings)
     }
 
     /// Whether an earlier daemon's maps were found.
@@ -163,7 +210,7 @@ impl RelayDatapath {
         self.queue.borrow_mut().drain(..).collect()
     }
 
-    /// Opens a port to a lease's agents.
+    /// Opens a port to a lease's agents. Who knocks too often there stays known.
     ///
     /// # Errors
     /// The map is full.
@@ -176,7 +223,16 @@ impl RelayDatapath {
             value.legs[index].expected = expected.map_or([0; 16], address_bytes);
             value.open |= 1 << index;
         }
-        update(&self.skeleton.maps.doors, "doors", door_key(at).bytes(), &value)
+        let key = door_key(at);
+        if let Some(known) = find::<raw::door>(&self.skeleton.maps.doors, key.bytes())
+            && known.lease == value.lease
+        {
+            value.due_ns = known.due_ns;
+            if known.bytes() == value.bytes() {
+                return Ok(());
+            }
+        }
+        update(&self.skeleton.maps.doors, "doors", key.bytes(), &value)
     }
 
     /// Nobody is heard at this port any more.
@@ -329,6 +385,13 @@ fn read_traffic(value: &raw::relay) -> Traffic {
 fn read_event(event: &raw::relay_event) -> RelayEvent {
     let wire = tuple_from_raw(&tuple_back(&event.wire));
     let (lease, leg) = (event.lease, event.leg as usize & 1);
+    if event.kind == TOO_BIG {
+        return RelayEvent::TooBig {
+            wire,
+            seq: event.seq,
+            mtu: event.rcv_nxt,
+        };
+    }
     if event.kind != KNOCKED {
         return RelayEvent::ThirdPassed {
             lease,
@@ -368,7 +431,7 @@ fn syn_options(bytes: &[u8]) -> Option<SynOptions> {
 }
 
 /// In the order of `enum relay_counter` in relay_intf.h.
-const COUNTERS: [&str; 12] = [
+const COUNTERS: [&str; 17] = [
     "relayed",
     "msyn",
     "unknown_port",
@@ -381,4 +444,9 @@ const COUNTERS: [&str; 12] = [
     "fragment",
     "event_lost",
     "unwritable",
+    "too_often",
+    "hops",
+    "too_big",
+    "extension_header",
+    "icmp_relayed",
 ];

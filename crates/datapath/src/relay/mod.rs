@@ -127,4 +127,13 @@ pub enum RelayEvent {
         /// Of which attempt.
         req_no: ReqNo,
     },
+    /// A segment was dropped because the way out takes no packets of its size.
+    TooBig {
+        /// `local` is the relay's end, `remote` the segment's sender.
+        wire: Tuple,
+        /// Its sequence number.
+        seq: u32,
+        /// What its sender's packets may have, in bytes.
+        mtu: u32,
+    },
 }

@@ -49,6 +49,8 @@ pub struct LeaseNote {
     pub expires_unix_seconds: u64,
     /// CLOCK_MONOTONIC of the splice, in nanoseconds.
     pub since_ns: u64,
+    /// CLOCK_MONOTONIC of the server's release, in nanoseconds.
+    pub released_ns: Option<u64>,
     /// A digest of its ticket.
     pub ticket: [u8; 32],
     /// How far it is.
@@ -64,6 +66,7 @@ impl From<&LeaseNote> for raw::lease_note {
         out.label = note.label;
         out.expires_unix_seconds = note.expires_unix_seconds;
         out.since_ns = note.since_ns;
+        out.released_ns = note.released_ns.unwrap_or_default();
         out.ticket = note.ticket;
         out.state = match note.state {
             NoteState::Waiting => 1,
@@ -101,6 +104,7 @@ impl From<&raw::lease_note> for LeaseNote {
             label: note.label,
             expires_unix_seconds: note.expires_unix_seconds,
             since_ns: note.since_ns,
+            released_ns: (note.released_ns != 0).then_some(note.released_ns),
             ticket: note.ticket,
             state: match note.state {
                 1 => NoteState::Waiting,
