@@ -260,15 +260,17 @@ impl<D: Datapath> Agent<D> {
             .iter()
             .filter_map(|identity| Some((identity, self.datapath.connection(identity)?)))
             .map(|(identity, connection)| {
+                // Who accepted and has left cannot be dialled any more.
+                let left = self.network.device_of(identity.local.address).is_none();
                 (
                     identity.remote.address,
                     connection.peer_agent_port,
-                    connection.role == Role::Initiator,
+                    connection.role == Role::Initiator || left,
                 )
             })
             .collect();
-        for (peer, agent_port, initiated_here) in waiting {
-            if initiated_here && self.pairs.was_dialled(peer, agent_port) {
+        for (peer, agent_port, dials) in waiting {
+            if dials && self.pairs.was_dialled(peer, agent_port) {
                 self.meet(peer, agent_port, true);
             }
         }

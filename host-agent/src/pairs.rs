@@ -292,6 +292,13 @@ impl Pairs {
         true
     }
 
+    /// The newest two exchanges of each pair whose peer is behind this address now.
+    pub fn seen_at(&self, address: IpAddr) -> impl Iterator<Item = &Pair> {
+        let there = move |pair: &&Pair| pair.peer_observed.address == address;
+        let here = self.store.iter().filter(move |epochs| there(&epochs.current()));
+        here.flat_map(|epochs| epochs.pairs().take(2))
+    }
+
     /// The newest exchange of a pair.
     pub fn by_id(&self, pair_id: &Uuid) -> Option<&Pair> {
         self.store.by_pair_id(pair_id).map(|epochs| epochs.current())
@@ -325,8 +332,10 @@ impl Pairs {
         self.dialled.contains_key(&(peer, agent_port))
     }
 
-    /// The network is another one: whoever could not be reached may be reached now.
+    /// The network is another one: whoever could not be reached may be reached now. What is still under way from an
+    /// address of before leads to nothing.
     pub fn forgive(&mut self) {
-        self.dialled.clear();
+        self.dialled.values_mut().for_each(|(_, tries)| *tries = 0);
+        self.under_way.clear();
     }
 }

@@ -6,7 +6,7 @@
 //! drew for it. The names of such a connection are drawn as well: nobody remembers its initial sequence numbers.
 //!
 //! A host with which no connection ever offered anything is asked for an agent only where the configuration names
-//! it, and at most once an hour.
+//! it: ever less often, down to once an hour.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -35,8 +35,10 @@ const SOON: Duration = Duration::from_millis(200);
 const FRESH: Duration = Duration::from_millis(500);
 /// How soon the same connection is offered again.
 const OFFER_AGAIN: Duration = Duration::from_secs(30);
-/// How soon the same host is asked again for an agent.
-const ASK_AGAIN: Duration = Duration::from_secs(3600);
+/// How soon the same host is asked again for an agent: its agent may start a little after this one ...
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// ... twice as late each time, up to this.
+const ASK_RARELY: Duration = Duration::from_secs(3600);
 /// How far numbers may have run while an offer was on its way, in bytes.
 const RUN: u32 = 8 << 20;
 /// Offers that wait for an answer.
@@ -55,7 +57,8 @@ pub struct Enrolment {
     listed: Option<(Timestamp, Vec<Tuple>)>,
     offered: HashMap<Tuple, Timestamp>,
     pending: HashMap<u64, (Tuple, EnrolSecret)>,
-    asked: HashMap<IpAddr, Timestamp>,
+    /// When each host was asked last, and how long it is left alone after that.
+    asked: HashMap<IpAddr, (Timestamp, Duration)>,
 }
 
 impl Enrolment {
@@ -98,7 +101,9 @@ impl<D: Datapath> Agent<D> {
         self.enrolment
             .offered
             .retain(|_, at| now.since(*at) < OFFER_AGAIN);
-        self.enrolment.asked.retain(|_, at| now.since(*at) < ASK_AGAIN);
+        self.enrolment
+            .asked
+            .retain(|_, (at, _)| now.since(*at) < ASK_RARELY * 2);
         self.enrolment.pending.clear();
         self.note_closed(now);
         if !self.anybody_to_ask() {
@@ -199,14 +204,16 @@ impl<D: Datapath> Agent<D> {
         let port = self.enrolment.agent_port;
         let known = !self.pairs.of(peer, port).is_empty();
         let named = self.enrolment.word == EnrolWord::Offered && self.enrolment.names(peer);
+        let asked = self.enrolment.asked.get(&peer).copied();
         if port == 0
             || !(known || named)
-            || self.enrolment.asked.contains_key(&peer)
+            || asked.is_some_and(|(at, pause)| now.since(at) < pause)
             || self.network.device_of(peer).is_some()
         {
             return;
         }
-        self.enrolment.asked.insert(peer, now);
+        let pause = asked.map_or(ASK_AGAIN, |(_, pause)| (pause * 2).min(ASK_RARELY));
+        self.enrolment.asked.insert(peer, (now, pause));
         self.timeline.count("agent_looked_for");
         let peer = SocketAddr::new(peer, port);
         self.effects.push(match known {

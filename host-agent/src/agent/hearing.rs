@@ -70,9 +70,10 @@ impl<D: Datapath> Agent<D> {
                 }
                 self.advance(identity, Event::RetransmissionTimeout, now);
             }
-            Seen::UnknownToken { .. } => {
+            Seen::UnknownToken { wire, token } => {
                 // The connection may be so young that it has no keys yet.
                 self.take_opened();
+                self.recognise(token, wire.remote.address);
                 self.timeline.count("unknown_token");
             }
         }

@@ -5,12 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use datapath::Datapath;
 use wire::keys::{ConnectionKeys, Role};
 use wire::reqno::ReqNo;
+use wire::token::Token;
 use wire::tuple::Tuple;
 
 use super::*;
 
 /// As many as a token's list has room for.
 const MOST_CANDIDATES: usize = 4;
+/// Connections without keys that a token is compared with: who makes tokens up must not keep us busy.
+const MOST_COMPARED: usize = 512;
 
 impl<D: Datapath> Agent<D> {
     /// What became of a pair exchange.
@@ -141,10 +144,7 @@ impl<D: Datapath> Agent<D> {
         let Some(connection) = self.datapath.connection(&identity) else {
             return;
         };
-        let isns = match connection.role {
-            Role::Initiator => (connection.isn_local, connection.isn_remote),
-            Role::Acceptor => (connection.isn_remote, connection.isn_local),
-        };
+        let isns = isns(&connection);
         let candidates = self.key_sets(identity.remote.address, connection.peer_agent_port, isns);
         if candidates.is_empty() {
             if self.unpaired.insert(identity) {
@@ -153,8 +153,12 @@ impl<D: Datapath> Agent<D> {
             }
             return;
         }
+        self.take_up(identity, connection.role, isns, candidates);
+    }
+
+    fn take_up(&mut self, identity: Tuple, role: Role, isns: (u32, u32), candidates: Vec<KeySet>) {
         let policy = self.policy_with(&candidates[0].pair_id);
-        let managed = Managed::new(identity, connection.role, isns, candidates, policy);
+        let managed = Managed::new(identity, role, isns, candidates, policy);
         self.hold(managed);
         self.timeline.count("enrolled");
         self.settle(identity);
@@ -165,6 +169,29 @@ impl<D: Datapath> Agent<D> {
             // It closed meanwhile, and nobody would tell.
             self.bury(identity);
         }
+    }
+
+    /// A host may move before its first exchange with this one. Then its connections are known here by an address that
+    /// no exchange names, and stay without keys, until it says the token of one from where it is now.
+    pub(super) fn recognise(&mut self, token: Token, from: IpAddr) {
+        let pairs: Vec<&identity::Pair> = self.pairs.seen_at(from).take(MOST_CANDIDATES).collect();
+        if pairs.is_empty() {
+            return;
+        }
+        let known = self.unpaired.iter().take(MOST_COMPARED).find_map(|identity| {
+            let connection = self.datapath.connection(identity)?;
+            let isns = isns(&connection);
+            let sets = pairs.iter().map(|pair| self.key_set(pair, isns));
+            let found = sets.filter(|set| set.keys.token(ReqNo::UNMOVED) == token);
+            found.map(|set| (*identity, connection.role, isns, set)).next()
+        });
+        let Some((identity, role, isns, set)) = known else {
+            return;
+        };
+        self.unpaired.remove(&identity);
+        self.timeline
+            .note(identity, "recognised", format!("by its token, from {from}"));
+        self.take_up(identity, role, isns, vec![set]);
     }
 
     /// How patient with connections of a pair. A NAPT before the peer may have forgotten them and answer for it with
@@ -206,5 +233,13 @@ impl<D: Datapath> Agent<D> {
         } else {
             Effect::DialLater(peer)
         });
+    }
+}
+
+/// The initiator's initial sequence number, and the acceptor's.
+fn isns(connection: &datapath::Connection) -> (u32, u32) {
+    match connection.role {
+        Role::Initiator => (connection.isn_local, connection.isn_remote),
+        Role::Acceptor => (connection.isn_remote, connection.isn_local),
     }
 }

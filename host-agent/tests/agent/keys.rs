@@ -79,6 +79,27 @@ fn a_connection_that_waited_for_keys_gets_them_when_the_pair_is_agreed() {
     assert!(world.a.agent.unpaired.is_empty());
 }
 
+#[test]
+fn a_host_that_moves_before_its_first_exchange_is_recognised_by_its_token() {
+    for mover in [Side::A, Side::B] {
+        let mut world = World::new();
+        world.trusting = false;
+        let connection = world.connect();
+        let (gone, new, a, b) = match mover {
+            Side::A => ("10.0.1.2", "192.168.7.9", "192.168.7.9", "203.0.113.3"),
+            Side::B => ("203.0.113.3", "198.51.100.7", "10.0.1.2", "198.51.100.7"),
+        };
+        world.lose(mover, gone);
+        world.trusting = true;
+        world.gain(mover, new);
+        world.run(millis(10_000));
+        world.assert_resumed(connection, a, b);
+        world.assert_data_flows(connection);
+        let counts = world.host(mover.other()).agent.timeline.counts();
+        assert_eq!(counts.get("recognised"), Some(&1));
+    }
+}
+
 /// A connection between A and B for which A has two keys: another agent at B's address has spoken last.
 fn with_a_neighbour() -> (World, Tuple) {
     let mut world = World::new();

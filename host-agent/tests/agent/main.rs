@@ -3,6 +3,7 @@
 //! agent finds, and what happens when something is used up.
 
 mod adoption;
+mod clocks;
 mod endings;
 mod families;
 mod forgeries;

@@ -31,7 +31,8 @@ static __always_inline u32 timestamp_before(struct tcp_sock *tp, u64 microsecond
 {
 	u64 clock = bpf_ktime_get_ns() / 1000 - microseconds;
 
-	if (!BPF_CORE_READ_BITFIELD(tp, tcp_usec_ts))
+	/* Timestamps in microseconds came with Linux 6.7. */
+	if (!bpf_core_field_exists(tp->tcp_usec_ts) || !BPF_CORE_READ_BITFIELD(tp, tcp_usec_ts))
 		clock /= 1000;
 	return (u32)clock + tp->tsoffset;
 }

@@ -19,18 +19,19 @@
 
 static __always_inline void keep_frame(struct __sk_buff *skb, const struct packet *p, struct frame *frame)
 {
-	u64 length = (u64)skb->len - p->l3;
+	/* One less, so that 0 is too much: verifiers before Linux 6.4 learn nothing from "is not 0". */
+	u64 last = (u64)skb->len - p->l3 - 1;
 
-	if (length > FRAME_BYTES)
-		length = FRAME_BYTES;
-	/* The verifier wants to see both bounds on the register that it checks. */
-	barrier_var(length);
-	if (length < 1 || length > FRAME_BYTES)
+	if ((u64)skb->len - p->l3 > FRAME_BYTES)
+		last = FRAME_BYTES - 1;
+	/* The verifier wants to see the bound on the register that it checks. */
+	barrier_var(last);
+	if (last >= FRAME_BYTES)
 		return;
-	if (bpf_skb_load_bytes(skb, p->l3, frame->bytes, length))
+	if (bpf_skb_load_bytes(skb, p->l3, frame->bytes, last + 1))
 		return;
 	frame->seq = p->seq;
-	frame->length = length;
+	frame->length = last + 1;
 }
 
 /* Remembers the segment at the head of the line, and the last one that is parked: what to send first when
