@@ -130,16 +130,22 @@ fn own_addresses() -> Vec<IpAddr> {
 }
 
 impl Deployment {
-    /// Joins the configured deployment, if there is one: a task for each server.
+    /// Joins the configured deployment, if there is one: a task for each server. Without a usable certificate the relay is in
+    /// none, and relays: terminals do not care.
     ///
     /// # Errors
-    /// There are servers, but no certificate for them.
+    /// A server is no URL.
     pub fn join(config: &Config) -> anyhow::Result<Self> {
-        let urls = servers_of(config)?;
+        let mut urls = servers_of(config)?;
         let credentials = match urls.is_empty() {
             true => None,
-            false => Some(credentials(config)?),
+            false => credentials(config)
+                .inspect_err(|error| tracing::error!("the relay is in no deployment: {error:#}"))
+                .ok(),
         };
+        if credentials.is_none() {
+            urls.clear();
+        }
         let (events_sender, events) = mpsc::channel(256);
         let (renewed_sender, renewed) = mpsc::channel(1);
         let (connections, counted) = watch::channel(0);

@@ -5,6 +5,7 @@ use operator::finding::{Finding, Verdict};
 use crate::act;
 use crate::config::Config;
 use crate::control::{self, Request};
+use crate::deployment;
 use crate::rules::{Holder, Rules};
 use crate::sysctl;
 
@@ -17,7 +18,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     let running = control::ask(&config.control_socket, &Request::Status)
         .await
         .is_ok();
-    let mut findings = vec![mptcp(), path_manager(), scheduler(), forwarding()];
+    let mut findings = vec![mptcp(), path_manager(), scheduler(), forwarding(), member(config)];
     findings.push(match mptcp_pm::Client::connect().await {
         Ok(_) => finding("netlink", Verdict::Good, "the path manager answers"),
         Err(error) => finding("netlink", Verdict::Bad, error.to_string()),
@@ -57,6 +58,24 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         },
     );
     findings
+}
+
+fn member(config: &Config) -> Finding {
+    let said = |verdict, detail: String| finding("deployment", verdict, detail);
+    match deployment::servers_of(config) {
+        Err(error) => said(Verdict::Bad, format!("{error:#}")),
+        Ok(urls) if urls.is_empty() => said(
+            Verdict::Good,
+            "none: its connections are no sessions elsewhere".into(),
+        ),
+        Ok(urls) => match deployment::credentials(config) {
+            Ok(credentials) => said(
+                Verdict::Good,
+                format!("{} at {}", credentials.identity().uri(), urls.join(", ")),
+            ),
+            Err(error) => said(Verdict::Less, format!("it relays, but is in none: {error:#}")),
+        },
+    }
 }
 
 fn mptcp() -> Finding {
