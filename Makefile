@@ -45,10 +45,10 @@ demo: root build
 test: root build
 	cargo test --workspace $(TEST_FLAGS)
 
-# QUICK=1 tells a selection, FILTER=TEXT those whose name contains it, JOBS says how many at a time.
+# BOTH=1: both ends move behind NAPTs. QUICK=1 tells a selection, FILTER=TEXT those whose name contains it, JOBS says how many at a time.
 matrix: root build
 	$(TARGET)/debug/lab matrix --agent-binary $(TARGET)/debug/host-agent --directory $(TARGET)/matrix \
-		$(if $(QUICK),--quick) $(if $(FILTER),--filter $(FILTER)) --jobs $(or $(JOBS),3)
+		$(if $(BOTH),--both) $(if $(QUICK),--quick) $(if $(FILTER),--filter $(FILTER)) --jobs $(or $(JOBS),3)
 
 chaos: root build
 	$(TARGET)/debug/lab chaos --agent-binary $(TARGET)/debug/host-agent --directory $(TARGET)/chaos \

@@ -15,6 +15,10 @@ use wire::tuple::{Endpoint, Tuple};
 use crate::agent::{Agent, Effect};
 use crate::sessions::{KeySet, Restoring};
 
+/// The hops of an MSYN that is to get through our own NAPT and not to the peer's, which may answer it by a reset, before
+/// the peer's own MSYN has opened the way there.
+const SHORT_WAY: u8 = 2;
+
 impl<D: Datapath> Agent<D> {
     /// Performs one action for one connection.
     pub(crate) fn perform(&mut self, identity: Tuple, action: Action, now: Timestamp) {
@@ -36,16 +40,18 @@ impl<D: Datapath> Agent<D> {
                     self.timeline
                         .note(identity, "msyn", format!("{from} -> {to} number {}", req_no.0));
                 }
+                let brief = tries == 1 && self.crosses(identity, req_no);
                 self.send_request(identity, tuple, token_of, req_no, |tuple, standing, syn| {
-                    Segment::msyn(
-                        tuple,
-                        Standing {
-                            seq,
-                            rcv_nxt,
-                            ..standing
-                        },
-                        syn,
-                    )
+                    let standing = Standing {
+                        seq,
+                        rcv_nxt,
+                        ..standing
+                    };
+                    let mut segment = Segment::msyn(tuple, standing, syn);
+                    if brief {
+                        segment.hop_limit = SHORT_WAY;
+                    }
+                    segment
                 });
             }
             Action::InstallAnswered {
@@ -164,6 +170,15 @@ impl<D: Datapath> Agent<D> {
                 self.timeline.count("refused");
             }
         }
+    }
+
+    /// Whether an attempt crosses one of the peer's.
+    fn crosses(&self, identity: Tuple, req_no: ReqNo) -> bool {
+        let managed = self.sessions.get(&identity);
+        managed.is_some_and(|managed| {
+            let mut attempts = managed.machine.attempts().iter();
+            attempts.any(|attempt| attempt.req_no == req_no && attempt.crossing)
+        })
     }
 
     fn park(&mut self, identity: Tuple, req_no: ReqNo, wire: Tuple, now: Timestamp) {

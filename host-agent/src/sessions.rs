@@ -43,7 +43,7 @@ pub struct Stalled {
 }
 
 /// A symmetric proxy that a server has named for a connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayLeg {
     /// Where this end sends to.
     pub proxy: Endpoint,
@@ -112,8 +112,12 @@ pub struct Managed {
     pub sampled_at: Option<Timestamp>,
     /// When the other family is tried too.
     pub other_family_at: Option<Timestamp>,
-    /// The proxy that was named last.
-    pub leg: Option<RelayLeg>,
+    /// Where the peer is said to be, and told to send from at the same moment.
+    pub crossing: Option<Endpoint>,
+    /// The proxies that count: that of the wire tuple, and the one that was named last.
+    pub legs: Vec<RelayLeg>,
+    /// The proxy whose leg the data path keeps for the next agent.
+    pub kept_leg: Option<Endpoint>,
     /// The wire tuple, when it leads to a proxy.
     pub relayed: Option<Tuple>,
     /// Everything but its keys is released.
@@ -220,7 +224,9 @@ impl Managed {
             sent: None,
             sampled_at: None,
             other_family_at: None,
-            leg: None,
+            crossing: None,
+            legs: Vec::new(),
+            kept_leg: None,
             relayed: None,
             released: false,
         }

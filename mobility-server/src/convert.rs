@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use migration::server::{
     AgentName, ConnectionPorts, Destination, DestinationAction, FailureCause, Finding, MAX_CONNECTIONS,
-    Mapping, MappingBehaviour, PairId, Report, Waiting, WithdrawReason,
+    Mapping, MappingBehaviour, PairId, Relayed, Report, Waiting, WithdrawReason,
 };
 use proto::mobility::v1 as pb;
 use wire::Endpoint;
@@ -76,6 +76,11 @@ pub fn report(message: pb::MobilityReport) -> Result<Report, Malformed> {
     if message.connections.len() > MAX_CONNECTIONS {
         return Err(Malformed("too many connections in one report"));
     }
+    let relayed = match message.relayed() {
+        pb::mobility_report::Relayed::No => Relayed::No,
+        pb::mobility_report::Relayed::Moves => Relayed::Moves,
+        pb::mobility_report::Relayed::Works => Relayed::Works,
+    };
     let mapping = message.mapping.unwrap_or_default();
     let behaviour = match mapping.behaviour() {
         pb::mapping::Behaviour::Unspecified => MappingBehaviour::Unknown,
@@ -110,6 +115,7 @@ pub fn report(message: pb::MobilityReport) -> Result<Report, Malformed> {
             behaviour,
             outside: optional_address(&mapping.outside_address)?,
         },
+        relayed,
     })
 }
 

@@ -31,6 +31,9 @@ use crate::service::{Routes, Shared, Tunnels};
 use crate::watch::{Connection, Door};
 use crate::{control, metrics};
 
+/// Seconds between two looks at what still goes through proxies that are drained.
+const LEAVE_EVERY: u64 = 3;
+
 /// Opens the configured store.
 ///
 /// # Errors
@@ -209,12 +212,26 @@ async fn attend_signals(
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
                 metrics::update(shared);
                 beats += 1;
+                if beats.is_multiple_of(LEAVE_EVERY) {
+                    leave_drained(shared).await;
+                }
                 if beats.is_multiple_of(30) {
                     shared.limiter.tidy();
                     look_for_revocations(shared).await;
                 }
             }
         }
+    }
+}
+
+/// What works through proxies that are drained is moved to others, until nothing does.
+async fn leave_drained(shared: &Arc<Shared>) {
+    let addresses = shared.relays.drained();
+    if addresses.is_empty() {
+        return;
+    }
+    if let Err(error) = shared.pairs.leave(&addresses).await {
+        tracing::warn!(%error, "the pairs that go through a drained proxy could not be read");
     }
 }
 

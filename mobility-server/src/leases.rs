@@ -7,7 +7,10 @@
 //!    end, or refuses. One that grants nothing, or does not answer in time, is passed over for a while, and the next one
 //!    is asked.
 //! 3. Each end is told the endpoint and its own leg key ([`Leases::leg_key`]), never the other's.
-//! 4. The proxy says when a relay has ended ([`Leases::ended`]). A lease lives at the proxy, not here: a server that
+//! 4. Agents say through which endpoints their connections go, and when none goes through a proxy any more: the other
+//!    leases are released ([`Leases::release_before`], [`Leases::release_all`]). The proxy goes on for a while, for what is
+//!    on its way.
+//! 5. The proxy says when a relay has ended ([`Leases::ended`]). A lease lives at the proxy, not here: a server that
 //!    starts anew learns of it when the proxy attends again.
 //!
 //! A proxy serves the instances that it attends. With several instances on one store it must attend all of them.
@@ -54,6 +57,11 @@ struct Serving {
 
 struct Lease {
     relay: u64,
+    pair: Vec<u8>,
+    label: u64,
+    /// Where its ends send to, once that is known; as the proxy says it at the start, the first end's alone.
+    at: Vec<Endpoint>,
+    since: Instant,
     answer: Option<oneshot::Sender<pb::LeaseAnswer>>,
 }
 
@@ -102,18 +110,20 @@ impl Leases {
             ..pb::RelayRow::default()
         };
         let mut books = self.lock();
-        let kept = hello
-            .leases
-            .into_iter()
-            .filter_map(|lease| lease.lease_id.try_into().ok());
-        for lease in kept {
-            books.leases.insert(
-                lease,
-                Lease {
-                    relay: id,
-                    answer: None,
-                },
-            );
+        for kept in hello.leases {
+            let Ok(lease) = LeaseId::try_from(kept.lease_id) else {
+                continue;
+            };
+            let at = convert::endpoint(kept.proxy.as_ref()).into_iter().collect();
+            let kept = Lease {
+                relay: id,
+                pair: kept.pair_id,
+                label: kept.label,
+                at,
+                since: Instant::now(),
+                answer: None,
+            };
+            books.leases.insert(lease, kept);
         }
         let serving = Serving {
             row,
@@ -178,6 +188,60 @@ impl Leases {
         for serving in self.lock().serving.values() {
             if serving.row.kind == i32::from(pb::relay_hello::Kind::MptcpRelay) {
                 let _ = serving.out.try_send(Ok(order.clone()));
+            }
+        }
+    }
+
+    /// Whether a proxy that attends relays at this address, and goes on doing so.
+    pub fn serves(&self, address: IpAddr) -> bool {
+        let at = |row: &pb::RelayRow| {
+            let mut addresses = row.addresses.iter();
+            !row.draining && addresses.any(|bytes| convert::address(bytes) == Ok(address))
+        };
+        self.lock().serving.values().any(|serving| at(&serving.row))
+    }
+
+    /// The addresses of the proxies that are drained while they still relay.
+    pub fn drained(&self) -> Vec<IpAddr> {
+        let books = self.lock();
+        let drained = books.serving.iter().filter(|(id, serving)| {
+            serving.row.draining && books.leases.values().any(|lease| lease.relay == **id)
+        });
+        let addresses = drained.flat_map(|(_, serving)| serving.row.addresses.iter());
+        addresses
+            .filter_map(|bytes| convert::address(bytes).ok())
+            .collect()
+    }
+
+    /// None of a pair's connections goes through a proxy any more.
+    pub fn release_all(&self, pair: &[u8]) {
+        self.release(|lease| lease.pair == pair && !lease.at.is_empty());
+    }
+
+    /// A connection goes through the proxy's endpoint `at`: what it had before is not needed any more. A newer lease may
+    /// be on its way to take that place.
+    pub fn release_before(&self, pair: &[u8], label: u64, at: Endpoint) {
+        let of = |lease: &Lease| lease.pair == pair && lease.label == label;
+        let in_use = |lease: &&Lease| of(lease) && lease.at.contains(&at);
+        let since = self.lock().leases.values().find(in_use).map(|lease| lease.since);
+        if let Some(since) = since {
+            self.release(|lease| of(lease) && lease.since < since);
+        }
+    }
+
+    fn release(&self, which: impl Fn(&Lease) -> bool) {
+        let books = self.lock();
+        for (id, lease) in books.leases.iter().filter(|(_, lease)| which(lease)) {
+            let release = pb::LeaseRelease {
+                lease_id: id.to_vec(),
+            };
+            let order = pb::RelayOrder {
+                body: Some(Hears::Release(release)),
+            };
+            if let Some(serving) = books.serving.get(&lease.relay)
+                && serving.out.try_send(Ok(order)).is_ok()
+            {
+                self.counters.count("leases_released");
             }
         }
     }
@@ -291,6 +355,10 @@ impl Leases {
             let (answer, answered) = oneshot::channel();
             let entry = Lease {
                 relay: id,
+                pair: key.pair.0.to_vec(),
+                label,
+                at: Vec::new(),
+                since: Instant::now(),
                 answer: Some(answer),
             };
             self.lock().leases.insert(lease, entry);
@@ -308,7 +376,12 @@ impl Leases {
             let answer = answer.ok().and_then(Result::ok);
             let legs = answer.as_ref().and_then(|answer| self.legs(id, answer));
             match legs {
-                Some(legs) => grants.push(ProxyGrant { label, legs, lease }),
+                Some(legs) => {
+                    if let Some(known) = self.lock().leases.get_mut(&lease) {
+                        known.at = legs.to_vec();
+                    }
+                    grants.push(ProxyGrant { label, legs, lease });
+                }
                 None => {
                     let why = answer.map_or("no answer".to_owned(), |answer| answer.refusal);
                     tracing::warn!(proxy = uri, pair = %key.pair, why, "a proxy has not granted a lease");

@@ -25,7 +25,7 @@ use wire::tuple::Tuple;
 
 use crate::event::Event;
 use crate::kernel::COUNTERS;
-use crate::types::{Arrival, Connection, Heads, Path, Session, Source, WireState};
+use crate::types::{Arrival, Connection, Heads, Leg, Path, Session, Source, WireState};
 
 pub use leaving::Departure;
 pub use sockets::Socket;
@@ -110,6 +110,7 @@ pub struct FakeDatapath {
     pub listings: u32,
     connections: BTreeMap<Tuple, Connection>,
     sessions: BTreeMap<Tuple, Session>,
+    legs: BTreeMap<Tuple, Leg>,
     tokens: BTreeMap<Token, Vec<TokenEntry>>,
     wires: BTreeMap<Tuple, WireState>,
     arrivals: BTreeMap<Tuple, Arrival>,
@@ -165,6 +166,7 @@ impl FakeDatapath {
             left.extend(entries.into_iter().map(|entry| format!("{map}: {entry}")));
         };
         look("sessions", self.sessions.keys().map(Tuple::to_string).collect());
+        look("legs", self.legs.keys().map(Tuple::to_string).collect());
         look("tokens", self.tokens.keys().map(Token::to_string).collect());
         look("wires", self.wires.keys().map(Tuple::to_string).collect());
         look("arrivals", self.arrivals.keys().map(Tuple::to_string).collect());
@@ -181,6 +183,7 @@ impl FakeDatapath {
     pub fn forget_everything(&mut self) {
         self.connections.clear();
         self.sessions.clear();
+        self.legs.clear();
         self.tokens.clear();
         self.wires.clear();
         self.arrivals.clear();

@@ -8,7 +8,7 @@ use wire::token::Token;
 use wire::tuple::Tuple;
 
 use crate::event::Event;
-use crate::types::{Arrival, Connection, Heads, Path, Session, Source, TcpState, WireState};
+use crate::types::{Arrival, Connection, Heads, Leg, Path, Session, Source, TcpState, WireState};
 
 /// Why the data path could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +59,12 @@ pub trait Datapath {
     fn sessions(&self) -> Vec<(Tuple, Session)>;
     /// Forgets one.
     fn remove_session(&mut self, identity: &Tuple);
+    /// Stores what this end shares with the proxy of a relayed connection.
+    fn put_leg(&mut self, identity: &Tuple, leg: &Leg) -> Result<(), DatapathError>;
+    /// What was stored.
+    fn leg(&self, identity: &Tuple) -> Option<Leg>;
+    /// It is not relayed any more.
+    fn remove_leg(&mut self, identity: &Tuple);
     /// Lets a token name a connection; `candidate` comes back with what is heard under it.
     fn put_token(
         &mut self,

@@ -26,5 +26,6 @@ pub use event::Event;
 pub use interface::{Datapath, DatapathError};
 pub use kernel::{KernelDatapath, Options};
 pub use types::{
-    Arrival, ArrivalState, Connection, Frame, Heads, Path, Session, SessionFlags, Source, TcpState, WireState,
+    Arrival, ArrivalState, Connection, Frame, Heads, Leg, Path, Session, SessionFlags, Source, TcpState,
+    WireState,
 };

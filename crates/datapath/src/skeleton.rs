@@ -52,7 +52,7 @@ macro_rules! plain {
 
 plain!(
     types:
-    config, connection, session, token_list, wire_state, arrival, source, heads, peer_key, prefix_key, event,
+    config, connection, session, leg, token_list, wire_state, arrival, source, heads, peer_key, prefix_key, event,
     request, tuple, path, frame
 );
 plain!(relay_types: relay_config, door_key, door, relay, relay_event, lease_note, tuple, path);

@@ -77,6 +77,17 @@ pub struct Session {
     pub role: Role,
 }
 
+/// Where a relayed connection's proxy is, and the keys that this end shares with it, as they outlive the agent.
+#[derive(Clone, Debug)]
+pub struct Leg {
+    /// The proxy's endpoint for this end.
+    pub proxy: Endpoint,
+    /// MAC key of what this end says to the proxy.
+    pub to_proxy: MacKey,
+    /// MAC key of what the proxy says to this end.
+    pub to_agent: MacKey,
+}
+
 /// The way out of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Path {
@@ -301,6 +312,28 @@ impl From<&raw::session> for Session {
             req_stored: ReqNo(value.req_stored),
             flags: SessionFlags::from_raw(value.flags),
             role: role_from_raw(value.role),
+        }
+    }
+}
+
+impl From<&Leg> for raw::leg {
+    fn from(value: &Leg) -> Self {
+        Self {
+            proxy: address_bytes(value.proxy.address),
+            port: value.proxy.port.to_be(),
+            pad: [0; 6],
+            to_proxy: *value.to_proxy.as_bytes(),
+            to_agent: *value.to_agent.as_bytes(),
+        }
+    }
+}
+
+impl From<&raw::leg> for Leg {
+    fn from(value: &raw::leg) -> Self {
+        Self {
+            proxy: Endpoint::new(address_from_bytes(value.proxy), u16::from_be(value.port)),
+            to_proxy: MacKey::new(value.to_proxy),
+            to_agent: MacKey::new(value.to_agent),
         }
     }
 }

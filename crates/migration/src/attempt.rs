@@ -31,6 +31,8 @@ pub struct Attempt {
     pub(crate) random: u64,
     /// Set once a symmetric proxy has answered: where, and what the Migrate-Ack acknowledges.
     pub(crate) spliced: Option<Spliced>,
+    /// Whether the peer begins one at the same moment: the first MSYN only opens the way through our NAPT.
+    pub crossing: bool,
     /// Whether nothing was wrong with the wire tuple when it began: then it is a wish and outlives a resumption
     /// by other means.
     pub(crate) voluntary: bool,
@@ -41,9 +43,9 @@ pub struct Attempt {
 pub(crate) struct Spliced {
     /// Our endpoint and the proxy's.
     pub(crate) tuple: Tuple,
-    /// The peer's attempt.
+    /// The peer's attempt; our own when the peer has stayed where it is, and only answers ours.
     pub(crate) peers: ReqNo,
-    /// Of our Migrate-Ack: the sequence number of the peer's MSYN + 1.
+    /// Of our Migrate-Ack: the sequence number of the proxy's answer + 1.
     pub(crate) ack: u32,
 }
 

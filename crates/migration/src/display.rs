@@ -17,6 +17,7 @@ impl Event {
             Event::MsynAckHeard { .. } => "MsynAckHeard",
             Event::RelayNamed { .. } => "RelayNamed",
             Event::RelayAnswered { .. } => "RelayAnswered",
+            Event::RelayedAckHeard { .. } => "RelayedAckHeard",
             Event::Committed { .. } => "Committed",
             Event::PeerSegmentOn { .. } => "PeerSegmentOn",
             Event::StrangeSynAck { .. } => "StrangeSynAck",

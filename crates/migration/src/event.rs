@@ -87,6 +87,9 @@ pub enum Event {
         local: Endpoint,
         /// Where the peer is said to be.
         peer: Endpoint,
+        /// The peer is told the same at this moment. The first MSYN only opens the way through our own NAPT, and need not
+        /// get far; the next follows soon.
+        crossing: bool,
         /// The kernel's socket now.
         tcp: TcpSnapshot,
         /// Fresh random bits; they jitter the retransmissions.
@@ -149,6 +152,22 @@ pub enum Event {
         seq: u32,
         /// Its acknowledgement number: our MSYN's sequence number + 1.
         ack: u32,
+    },
+    /// A genuine Migrate-Ack has come through a symmetric proxy that the datapath was not told to commit by: the peer has
+    /// knocked there from elsewhere, or answers that we have.
+    RelayedAckHeard {
+        /// The proxy's endpoint.
+        from: Endpoint,
+        /// Its destination: a local endpoint.
+        to: Endpoint,
+        /// The attempt: the peer's own, or ours that it answers.
+        req_no: ReqNo,
+        /// Its sequence number.
+        seq: u32,
+        /// Its acknowledgement number.
+        ack: u32,
+        /// The kernel's socket now.
+        tcp: TcpSnapshot,
     },
     /// The datapath has accepted a Migrate-Ack; also when it repeats one of the attempt that is the wire tuple
     /// already, which means that the peer has not heard us there yet.

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Policy {
     /// From the first MSYN to its first repetition.
     pub msyn_rto: Duration,
+    /// From the first MSYN of an attempt that crosses one of the peer's, which need not get far, to the second.
+    pub crossing: Duration,
     /// Longest time between two MSYNs of an attempt while it is in MigSent.
     pub msyn_rto_max: Duration,
     /// Places of the peer that one attempt tries; the last ones are left out.
@@ -55,6 +57,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             msyn_rto: Duration::from_millis(250),
+            crossing: Duration::from_millis(60),
             msyn_rto_max: Duration::from_secs(3),
             max_candidates: 4,
             tries_per_candidate: 2,
@@ -85,6 +88,11 @@ impl Policy {
     /// `random`.
     pub fn msyn_backoff(&self, tries: u32, random: u64) -> Duration {
         self.jittered(doubled(self.msyn_rto, tries, self.msyn_rto_max), tries, random)
+    }
+
+    /// The time from the first MSYN of a crossing attempt to the second, jittered by `random`.
+    pub fn crossing_pause(&self, random: u64) -> Duration {
+        self.jittered(self.crossing, 1, random)
     }
 
     /// The time between two tries in MigWait, jittered by `random`.

@@ -79,11 +79,12 @@ impl Turn {
             Event::MigrateCommand {
                 local,
                 peer,
+                crossing,
                 tcp,
                 random,
             } => {
-                self.m.hint = Some(peer);
-                self.begin(local, vec![peer], tcp, random);
+                self.m.hint = Some(peer).filter(|_| !crossing);
+                self.begin_crossing(local, vec![peer], tcp, random, crossing);
             }
             Event::MsynHeard {
                 from,
@@ -119,6 +120,14 @@ impl Turn {
                 seq,
                 ack,
             } => self.relay_answered(Tuple::new(to, from), req_no, seq, ack),
+            Event::RelayedAckHeard {
+                from,
+                to,
+                req_no,
+                seq,
+                ack,
+                tcp,
+            } => self.relayed_ack_heard(Tuple::new(to, from), req_no, (seq, ack), tcp),
             Event::Committed { req_no, wire } => self.committed(req_no, wire),
             Event::PeerSegmentOn { req_no } => self.peer_segment_on(req_no),
             Event::StrangeSynAck { from, to, ack } => self.strange_syn_ack(Tuple::new(to, from), ack),

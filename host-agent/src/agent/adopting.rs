@@ -47,6 +47,9 @@ impl<D: Datapath> Agent<D> {
             let mut managed = Managed::adopt(identity, &session, adopted, policy, now);
             // A peer that knows less than we do still uses an older token.
             let numbers = session.req_stored.0.saturating_sub(64)..=session.req_stored.0;
+            if let Some(kept) = self.datapath.leg(&identity) {
+                managed.take_leg(kept);
+            }
             let keys = managed.keys().keys.clone();
             managed.tokens = numbers
                 .map(ReqNo)

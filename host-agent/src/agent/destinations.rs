@@ -254,6 +254,9 @@ impl<D: Datapath> Agent<D> {
                 for address in good {
                     for (identity, port) in &connections {
                         let to = Endpoint { address, port: *port };
+                        if let Some(managed) = self.sessions.get_mut(identity) {
+                            managed.crossing = Some(to).filter(|_| action == Action::Simultaneous);
+                        }
                         self.follow(*identity, to);
                     }
                 }

@@ -151,7 +151,7 @@ impl<D: Datapath> Agent<D> {
                 self.reset_answered(heard.identity, migration::ResetAnswer::NotMine, now);
                 return;
             }
-            RequestType::MigrateAck => return,
+            RequestType::MigrateAck => return self.relayed_ack(&heard, now),
         };
         self.advance(heard.identity, event, now);
     }

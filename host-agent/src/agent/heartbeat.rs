@@ -372,6 +372,8 @@ impl<D: Datapath> Agent<D> {
             .sessions
             .values()
             .find(|managed| managed.is_live() && managed.keys().pair_id == pair_id)
+            // A proxy passes on nothing but connections.
+            .filter(|managed| !managed.is_relayed())
             .map(|managed| managed.machine.wire().remote.address);
         if let Some(peer) = peer {
             self.effects.push(Effect::DialAgain(SocketAddr::new(peer, port)));

@@ -48,7 +48,7 @@ impl<D: Datapath> Agent<D> {
         }
         managed.note_relayed();
         let mut refused = None;
-        let leg = managed.leg.clone();
+        let legs = managed.legs.clone();
         let numbers: BTreeSet<ReqNo> = managed.machine.tokens().collect();
         let keys: Vec<_> = managed.candidates.iter().map(|set| set.keys.clone()).collect();
         for number in managed.tokens.difference(&numbers).copied().collect::<Vec<_>>() {
@@ -74,7 +74,7 @@ impl<D: Datapath> Agent<D> {
                 }
             }
             // The proxy repeats the token of the MSYN that it answers, and each key set has said one.
-            if let Some(leg) = &leg {
+            for leg in &legs {
                 for set in &keys {
                     let key = leg.key.to_agent();
                     let stored = self.datapath.put_token(set.token(number), &identity, &key, PROXY);
@@ -105,6 +105,7 @@ impl<D: Datapath> Agent<D> {
         if let Some(error) = refused {
             self.refused(identity, &error);
         }
+        self.keep_leg(identity);
         self.update_load();
     }
 
@@ -161,6 +162,9 @@ impl<D: Datapath> Agent<D> {
             }
         }
         self.datapath.remove_session(&identity);
+        if managed.kept_leg.is_some() {
+            self.datapath.remove_leg(&identity);
+        }
         managed.alarm.map(|at| self.alarms.remove(&(at, identity)));
         self.active.remove(&identity);
         self.growing.remove(&identity);

@@ -226,12 +226,19 @@ impl<D: Datapath> Agent<D> {
         let report = self.reporting.report_of(&keys.pair_id)?;
         let label = keys.keys.label();
         let named = report.connections.iter().find(|ports| ports.label == label)?;
-        let port = u16::try_from(named.source_port_after)
-            .ok()
-            .filter(|port| *port != 0)?;
-        let local = Endpoint::new(source, port);
         let attempts = managed.machine.attempts();
-        let ours = attempts.iter().any(|attempt| attempt.from == local);
+        let (local, ours) = match u16::try_from(named.source_port_after).ok()? {
+            // It is where it was, and what it sends to the peer has to come from there.
+            0 => {
+                let local = managed.machine.wire().local;
+                let crossing = managed.crossing == Some(peer) && local.address == source;
+                (local, crossing && !managed.machine.is_parked())
+            }
+            port => {
+                let local = Endpoint::new(source, port);
+                (local, attempts.iter().any(|attempt| attempt.from == local))
+            }
+        };
         let used = |attempt: &Attempt| attempt.from == local && attempt.destinations().contains(&peer);
         (ours && !attempts.iter().any(used)).then_some(local)
     }
@@ -263,6 +270,7 @@ impl<D: Datapath> Agent<D> {
         if tcp.bound != 0 && tcp.bound != way.path.ifindex {
             return;
         }
+        let fresh = from.is_none();
         let Some(local) = from.or_else(|| self.ports.take(way.source)) else {
             if !std::mem::replace(&mut self.ports_short, true) {
                 tracing::error!("every wire port is in use; widen `wire_ports`");
@@ -283,6 +291,7 @@ impl<D: Datapath> Agent<D> {
             (true, Some(&peer)) => Event::MigrateCommand {
                 local,
                 peer,
+                crossing: managed.crossing == Some(peer),
                 tcp,
                 random,
             },
@@ -302,7 +311,7 @@ impl<D: Datapath> Agent<D> {
             .attempts()
             .iter()
             .any(|attempt| attempt.from == local);
-        if !used && !ended && managed.paths.remove(&local).is_some() {
+        if !used && !ended && fresh && managed.paths.remove(&local).is_some() {
             // It was refused.
             self.ports.give_back(local);
         }

@@ -5,8 +5,11 @@
 //! 2. An attempt begins there like any other; that the proxy keeps silent until the peer has come is no failure.
 //! 3. The proxy's answer says what the peer's MSYN said ([`migration::Event::RelayAnswered`]). All that follows is
 //!    signed with the pair's own keys, which no proxy knows.
+//! 4. Once the wire tuple leads there, the data path keeps the leg: an end that moves knocks at the same port again, also
+//!    when another agent has taken over ([`Managed::take_leg`]).
 
 use datapath::{Datapath, DatapathError};
+use identity::ticket::LegKey;
 use migration::{Event, Timestamp};
 use wire::request::RequestType;
 
@@ -20,10 +23,26 @@ impl Managed {
     /// Notes whether the wire tuple leads to a proxy.
     pub(super) fn note_relayed(&mut self) {
         let wire = self.machine.wire();
-        if self.leg.as_ref().is_some_and(|leg| leg.proxy == wire.remote) {
+        if self.leg_towards(wire.remote).is_some() {
             self.relayed = Some(wire);
         }
         self.flags.relayed = self.is_relayed();
+    }
+
+    /// Takes up what an earlier agent has left of the proxy.
+    pub(super) fn take_leg(&mut self, kept: datapath::Leg) {
+        let halves = [*kept.to_proxy.as_bytes(), *kept.to_agent.as_bytes()].concat();
+        if let Some(key) = LegKey::from_bytes(&halves) {
+            let proxy = kept.proxy;
+            self.kept_leg = Some(proxy);
+            self.legs.push(RelayLeg { proxy, key });
+        }
+    }
+
+    /// The leg that is to be kept for the next agent.
+    pub(super) fn leg_in_use(&self) -> Option<&RelayLeg> {
+        let relayed = self.is_live() && self.is_relayed();
+        self.leg_towards(self.machine.wire().remote).filter(|_| relayed)
     }
 
     /// Whether its segments go through a symmetric proxy.
@@ -31,9 +50,18 @@ impl Managed {
         self.relayed == Some(self.machine.wire())
     }
 
+    /// Whether it was relayed until something happened, and knocks at the same port of the proxy again.
+    pub(super) fn returns(&self) -> bool {
+        let proxy = self.machine.wire().remote;
+        let mut attempts = self.machine.attempts().iter();
+        self.is_relayed()
+            && self.leg_towards(proxy).is_some()
+            && attempts.any(|attempt| attempt.destinations().contains(&proxy))
+    }
+
     /// The key that signs an MSYN to this endpoint, if it is a proxy's.
     pub(crate) fn leg_towards(&self, to: Endpoint) -> Option<&RelayLeg> {
-        self.leg.as_ref().filter(|leg| leg.proxy == to)
+        self.legs.iter().find(|leg| leg.proxy == to)
     }
 }
 
@@ -46,11 +74,15 @@ impl<D: Datapath> Agent<D> {
         let Some(managed) = self.sessions.get_mut(&identity) else {
             return Ok(());
         };
-        let before = managed.leg.replace(leg.clone());
-        if before.is_some_and(|before| before.key == leg.key) {
+        if managed.legs.contains(&leg) {
             return Ok(());
         }
-        // A token names a connection under each of its keys; the old proxy's goes with the others.
+        let in_use = managed.machine.wire().remote;
+        managed
+            .legs
+            .retain(|known| known.proxy == in_use && known.proxy != leg.proxy);
+        managed.legs.push(leg);
+        // A token names a connection under each of its keys; that of a former proxy goes with the others.
         for number in &managed.tokens {
             for set in &managed.candidates {
                 self.datapath.remove_token(set.keys.token(*number), &identity);
@@ -60,8 +92,10 @@ impl<D: Datapath> Agent<D> {
                 let token = set.keys.token(*number);
                 self.datapath.put_token(token, &identity, key, index as u32)?;
                 // The proxy repeats the token of the MSYN that it answers, and each key set has said one.
-                self.datapath
-                    .put_token(token, &identity, &leg.key.to_agent(), PROXY)?;
+                for leg in &managed.legs {
+                    let key = leg.key.to_agent();
+                    self.datapath.put_token(token, &identity, &key, PROXY)?;
+                }
             }
         }
         Ok(())
@@ -86,6 +120,51 @@ impl<D: Datapath> Agent<D> {
             req_no: heard.req_no,
             seq: heard.seq,
             ack: heard.ack,
+        };
+        self.advance(heard.identity, event, now);
+    }
+
+    /// The data path keeps the leg of a relayed connection, and no other.
+    pub(super) fn keep_leg(&mut self, identity: Tuple) {
+        let Some(managed) = self.sessions.get_mut(&identity) else {
+            return;
+        };
+        let leg = managed.leg_in_use().map(|leg| datapath::Leg {
+            proxy: leg.proxy,
+            to_proxy: leg.key.to_proxy(),
+            to_agent: leg.key.to_agent(),
+        });
+        let proxy = leg.as_ref().map(|leg| leg.proxy);
+        if managed.kept_leg == proxy {
+            return;
+        }
+        managed.kept_leg = proxy;
+        match leg {
+            Some(leg) => self.write(|datapath| datapath.put_leg(&identity, &leg)),
+            None => self.datapath.remove_leg(&identity),
+        }
+    }
+
+    /// A Migrate-Ack that commits nothing in the data path: the peer has moved behind the proxy, or answers our move.
+    pub(super) fn relayed_ack(&mut self, heard: &datapath::event::Heard, now: Timestamp) {
+        let (from, to) = (heard.wire.remote, heard.wire.local);
+        let proxy = self
+            .sessions
+            .get(&heard.identity)
+            .is_some_and(|managed| managed.is_relayed() || managed.leg_towards(from).is_some());
+        let Ok(Some(tcp)) = self.datapath.read_tcp(&heard.identity) else {
+            return;
+        };
+        if !proxy {
+            return;
+        }
+        let event = Event::RelayedAckHeard {
+            from,
+            to,
+            req_no: heard.req_no,
+            seq: heard.seq,
+            ack: heard.ack,
+            tcp: snapshot(&tcp),
         };
         self.advance(heard.identity, event, now);
     }

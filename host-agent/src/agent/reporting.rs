@@ -6,8 +6,10 @@
 //!    a peer whose MSYNs may not get in.
 //! 3. A pair with such connections has a report. Another address of ours, or more connections, are a new report
 //!    with a higher number; fewer connections are none. With the last one the report is withdrawn.
-//! 4. A server that knows nothing of a report any more says so: the pair is reported again, with a higher number.
-//! 5. What is wanted of the servers follows as one value ([`Wanted`]); the loop publishes it when it has changed.
+//! 4. A connection that goes through a symmetric proxy is reported as well, as one with which nothing is wrong: for as
+//!    long as that lasts, a direct path is looked for.
+//! 5. A server that knows nothing of a report any more says so: the pair is reported again, with a higher number.
+//! 6. What is wanted of the servers follows as one value ([`Wanted`]); the loop publishes it when it has changed.
 
 mod holding;
 mod mapping;
@@ -48,11 +50,21 @@ enum Need {
     Waiting(IpAddr),
     /// The host has no address for it: nothing can be said until there is one.
     Away,
+    /// Nothing is wrong, but a direct path would be better than the proxy: it would go on from there.
+    Better(Endpoint),
+}
+
+impl Need {
+    /// Whether something is wrong.
+    fn is_real(self) -> bool {
+        !matches!(self, Need::Better(_))
+    }
 }
 
 /// A pair with connections in trouble.
 #[derive(Default)]
 struct Trouble {
+    /// All of its connections that are in need.
     needs: BTreeMap<Tuple, Need>,
     /// What was reported, and from where.
     report: Option<(said::MobilityReport, IpAddr, HashSet<Tuple>)>,
@@ -60,6 +72,20 @@ struct Trouble {
     renew_at: Option<Timestamp>,
     /// When that was done last.
     renewed: Option<Timestamp>,
+}
+
+impl Trouble {
+    /// What is reported. While something is wrong with one connection, the others that go through a proxy are named too,
+    /// and not as a wish: an end notices only where it sends, and a server brings together what both have named. Of one
+    /// that has no address yet nothing can be said: the peer would take the port that it had for its port now.
+    fn pressing(&self) -> impl Iterator<Item = (&Tuple, &Need)> {
+        self.needs.iter().filter(|(_, need)| !matches!(need, Need::Away))
+    }
+
+    /// Whether something is wrong.
+    fn is_real(&self) -> bool {
+        self.needs.values().any(|need| need.is_real())
+    }
 }
 
 /// What is known of servers.
@@ -89,6 +115,8 @@ pub struct Reporting {
     counter: MoveCounter,
     touched: HashSet<Tuple>,
     silent: HashMap<Tuple, Timestamp>,
+    /// Since when connections go through a proxy, with nothing wrong.
+    relayed: HashMap<Tuple, Timestamp>,
     troubles: BTreeMap<Uuid, Trouble>,
     in_trouble: HashMap<Tuple, Uuid>,
     unpaired: HashMap<Tuple, Timestamp>,

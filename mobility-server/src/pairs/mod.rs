@@ -8,13 +8,14 @@ mod alarm;
 mod known;
 mod stored;
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use migration::Timestamp;
 use migration::server::{
-    AgentName, BadReport, PairKey, PairRecord, Rules, ServerAction, ServerEvent, ServerRefusal, step,
+    AgentName, BadReport, PairKey, PairRecord, Relayed, Rules, ServerAction, ServerEvent, ServerRefusal, step,
 };
 use prost::Message;
 use proto::mobility::v1 as pb;
@@ -212,6 +213,33 @@ impl Pairs {
     /// Whether other instances may be on the same store.
     pub fn is_shared(&self) -> bool {
         self.store.backend() == "redis"
+    }
+
+    /// Tells the rules of every pair whose connections may go through a proxy at one of these addresses that it has to
+    /// be left.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn leave(self: &Arc<Self>, addresses: &[IpAddr]) -> Result<(), StoreError> {
+        let mut after = None;
+        loop {
+            let (listed, next) = self.page(after).await?;
+            for pair in listed {
+                let reports = pair.record.ends.iter().filter_map(|end| end.held.as_ref());
+                let mut relayed = reports.filter(|held| held.report.relayed == Relayed::Works);
+                let there = relayed.any(|held| addresses.contains(&held.report.destination_before));
+                if there && pair.record.leaving.is_empty() {
+                    let event = ServerEvent::RelayLeaving {
+                        addresses: addresses.to_vec(),
+                    };
+                    self.apply(&pair.record.key, event, true).await?;
+                }
+            }
+            match next {
+                Some(cursor) => after = Some(cursor),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Some of the stored pairs, and where the next ones begin.

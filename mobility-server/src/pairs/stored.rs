@@ -7,7 +7,7 @@ use bytes::Bytes;
 use migration::Timestamp;
 use migration::server::{
     AgentName, ConnectionPorts, Decision, End, Held, Mapping, MappingBehaviour, PairKey, PairRecord,
-    Presence, ProxyGrant, Reachability, Report, Side, Try,
+    Presence, ProxyGrant, Reachability, Relayed, Report, Side, Try,
 };
 use prost::Message;
 use proto::stored::v1 as stored;
@@ -44,6 +44,11 @@ pub fn encode(record: &PairRecord, now: Timestamp) -> Bytes {
         rests_until: record.rests_until.map(nanos),
         empty_since: record.empty_since.map(nanos),
         updated: nanos(now),
+        leaving: record
+            .leaving
+            .iter()
+            .map(|one| convert::address_bytes(*one))
+            .collect(),
     };
     message.encode_to_vec().into()
 }
@@ -74,6 +79,7 @@ pub fn decode(bytes: &[u8]) -> Option<(PairRecord, Timestamp)> {
         narrowed: message.narrowed,
         rests_until: message.rests_until.map(timestamp),
         empty_since: message.empty_since.map(timestamp),
+        leaving: message.leaving.iter().filter_map(|one| address(one)).collect(),
     };
     Some((record, timestamp(message.updated)))
 }
@@ -191,6 +197,11 @@ fn report_message(report: &Report) -> stored::Report {
         keep: report.keep.map(duration_nanos),
         mapping_behaviour: i32::from(convert::behaviour(report.mapping.behaviour)).unsigned_abs(),
         mapping_outside: optional(report.mapping.outside),
+        relayed: match report.relayed {
+            Relayed::No => 0,
+            Relayed::Moves => 1,
+            Relayed::Works => 2,
+        },
     }
 }
 
@@ -226,6 +237,11 @@ fn report(message: stored::Report) -> Option<Report> {
                 _ => MappingBehaviour::Unknown,
             },
             outside: convert::optional_address(&message.mapping_outside).ok()?,
+        },
+        relayed: match message.relayed {
+            1 => Relayed::Moves,
+            2 => Relayed::Works,
+            _ => Relayed::No,
         },
     })
 }
@@ -275,6 +291,7 @@ fn try_number(what: Try) -> stored::Try {
         Try::Simultaneous => stored::Try::Simultaneous,
         Try::SameNapt => stored::Try::SameNapt,
         Try::Proxy => stored::Try::Proxy,
+        Try::Relay => stored::Try::Relay,
     }
 }
 
@@ -286,5 +303,6 @@ fn try_value(number: i32) -> Option<Try> {
         stored::Try::Simultaneous => Some(Try::Simultaneous),
         stored::Try::SameNapt => Some(Try::SameNapt),
         stored::Try::Proxy => Some(Try::Proxy),
+        stored::Try::Relay => Some(Try::Relay),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::{Stream as Messages, StreamExt};
 use identity::{Member, MemberRole, Validity};
-use migration::server::{AgentName, Finding, PairKey, ServerEvent, Waiting};
+use migration::server::{AgentName, Finding, PairKey, Relayed, ServerEvent, Waiting};
 use prost::Message;
 use proto::mobility::v1 as pb;
 use proto::mobility::v1::agent_message::Body as Says;
@@ -17,6 +17,7 @@ use session_store::{Notes, StoreError};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use wire::Endpoint;
 
 use super::held::Held;
 use super::{Shared, caller, first};
@@ -283,7 +284,11 @@ impl Talk<'_> {
         {
             return Err(limit(&id));
         }
-        let report = convert::report(message).map_err(|error| malformed(&id, &error))?;
+        let mut report = convert::report(message).map_err(|error| malformed(&id, &error))?;
+        if report.relayed == Relayed::Moves && !self.shared.relays.serves(report.destination_before) {
+            // Whoever relayed there answers nobody now, or is to be left.
+            report.relayed = Relayed::No;
+        }
         let peer = report.peer.clone();
         let key = PairKey::new(report.pair, &self.stream.agent, &peer)
             .ok_or_else(|| malformed(&id, &convert::Malformed("a pair with oneself or nobody")))?;
@@ -306,6 +311,12 @@ impl Talk<'_> {
             };
             self.stream.push(convert::waiting_message(waiting));
             return Ok(());
+        }
+        if report.relayed == Relayed::Works {
+            for ports in &report.connections {
+                let at = Endpoint::new(report.destination_before, ports.destination_before);
+                self.shared.relays.release_before(&key.pair.0, ports.label, at);
+            }
         }
         self.stream.said().pairs.insert(key.clone());
         self.touched.insert(key.clone());
@@ -331,6 +342,9 @@ impl Talk<'_> {
             reason: convert::withdraw_reason(message.reason()),
             decision: message.decision,
         };
+        if message.direct {
+            self.shared.relays.release_all(&key.pair.0);
+        }
         let done = self.shared.pairs.apply(&key, event, true).await;
         done.map_err(|error| self.unavailable(&message.pair_id, &error))
     }

@@ -167,6 +167,7 @@ fn label(node: &Node, scenario: &Scenario) -> String {
                 Ports::Kept => "ports kept",
                 Ports::Random => "random ports",
                 Ports::FullyRandom => "fully random ports",
+                Ports::EndpointIndependent => "ports kept, open from outside",
             };
             let outside = scenario
                 .outside_of(node)

@@ -114,16 +114,31 @@ static __always_inline void report_segment(u32 kind, const struct packet *p, con
 	bpf_ringbuf_submit(event, 0);
 }
 
-/* A Migrate-Ack whose MAC is right. */
+/* Whether a connection goes, or went last, through a symmetric proxy. */
+static __always_inline int is_relayed(const struct tuple *identity)
+{
+	struct session *session = bpf_map_lookup_elem(&sessions, identity);
+
+	return session && session->flags & SESSION_RELAYED;
+}
+
+/* A Migrate-Ack whose MAC is right. One that commits nothing here may come from a peer that has moved behind a common
+ * proxy, or that answers our own move: no segment waits for that, and the agent sees to it. */
 static __always_inline void acknowledge(const struct packet *p, const struct request_option *option,
 					const struct token_entry *entry, u32 ifindex)
 {
 	struct arrival *arrival = bpf_map_lookup_elem(&arrivals, &p->tuple);
 
-	if (!arrival || arrival->req_no != be32_of(option->req_no) || arrival->expect_seq != p->seq ||
-	    arrival->expect_ack != p->ack ||
-	    !same_tuple(&arrival->identity, &entry->identity)) {
+	if (!arrival || !same_tuple(&arrival->identity, &entry->identity)) {
 		count(COUNTER_STALE_ACK);
+		return;
+	}
+	if (arrival->req_no != be32_of(option->req_no) || arrival->expect_seq != p->seq ||
+	    arrival->expect_ack != p->ack) {
+		if (is_relayed(&entry->identity))
+			report_segment(EVENT_SEGMENT, p, option, entry, ifindex, 0);
+		else
+			count(COUNTER_STALE_ACK);
 		return;
 	}
 	if (arrival->state == ARRIVAL_COMMITTED) {

@@ -58,7 +58,7 @@ enum session_flag {
 	SESSION_WATCH = 8,
 	/* The socket is older than the data path, or its options were lost: its callbacks have to be switched on. */
 	SESSION_ENROLLED = 16,
-	/* Its wire tuple leads to a symmetric proxy; only for whoever asks. */
+	/* Its wire tuple leads to a symmetric proxy: the peer may say there that it has moved. */
 	SESSION_RELAYED = 32,
 };
 
@@ -77,6 +77,15 @@ struct session {
 	u32 flags;
 	u8 role;
 	u8 pad[3];
+};
+
+/* Where a relayed connection's proxy is, and the keys that this end shares with it; for the next agent. */
+struct leg {
+	u8 proxy[ADDRESS_BYTES];
+	__be16 port;
+	u8 pad[6];
+	u8 to_proxy[16];
+	u8 to_agent[16];
 };
 
 /* Which connections a token may name. Collisions are tried one after another by MAC. */

@@ -60,6 +60,16 @@ struct {
 	PINNED;
 } sessions SEC(".maps");
 
+/* Written and read by agents only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct tuple);
+	__type(value, struct leg);
+	PINNED;
+} legs SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 262144);

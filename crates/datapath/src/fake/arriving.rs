@@ -93,16 +93,23 @@ impl FakeDatapath {
 
     /// A Migrate-Ack whose MAC is right.
     fn acknowledge(&mut self, heard: Heard) {
-        let fits = self.arrivals.get(&heard.wire).copied().filter(|arrival| {
-            arrival.req_no == heard.req_no
-                && arrival.expect_seq == heard.seq
-                && arrival.expect_ack == heard.ack
-                && arrival.identity == heard.identity
-        });
-        let Some(arrival) = fits else {
+        let known = self.arrivals.get(&heard.wire).copied();
+        let Some(arrival) = known.filter(|arrival| arrival.identity == heard.identity) else {
             self.count("stale_ack");
             return;
         };
+        let fits = arrival.req_no == heard.req_no
+            && arrival.expect_seq == heard.seq
+            && arrival.expect_ack == heard.ack;
+        if !fits {
+            let session = self.sessions.get(&heard.identity);
+            if session.is_some_and(|session| session.flags.relayed) {
+                self.tell(Event::Segment(RequestType::MigrateAck, heard));
+            } else {
+                self.count("stale_ack");
+            }
+            return;
+        }
         match arrival.state {
             ArrivalState::Committed => {
                 self.tell(Event::Committed { heard, again: true });

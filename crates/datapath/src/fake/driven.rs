@@ -13,7 +13,7 @@ use super::{FakeDatapath, Sent, TOKEN_ENTRIES, TokenEntry, sockets};
 use crate::event::Event;
 use crate::interface::{Datapath, DatapathError};
 use crate::kernel::COUNTERS;
-use crate::types::{Arrival, Connection, Heads, Path, Session, Source, TcpState, WireState};
+use crate::types::{Arrival, Connection, Heads, Leg, Path, Session, Source, TcpState, WireState};
 
 /// Writes into a map that has room for `limit` entries.
 fn put<K: Ord, V>(
@@ -76,6 +76,24 @@ impl Datapath for FakeDatapath {
 
     fn remove_session(&mut self, identity: &Tuple) {
         self.sessions.remove(identity);
+    }
+
+    fn put_leg(&mut self, identity: &Tuple, leg: &Leg) -> Result<(), DatapathError> {
+        put(
+            &mut self.legs,
+            self.limits.sessions,
+            "legs",
+            *identity,
+            leg.clone(),
+        )
+    }
+
+    fn leg(&self, identity: &Tuple) -> Option<Leg> {
+        self.legs.get(identity).cloned()
+    }
+
+    fn remove_leg(&mut self, identity: &Tuple) {
+        self.legs.remove(identity);
     }
 
     fn put_token(

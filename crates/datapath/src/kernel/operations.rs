@@ -2,7 +2,7 @@
 
 use super::maps::{all, find, remove, update};
 use super::*;
-use crate::types::ARRIVES_BOUND;
+use crate::types::{ARRIVES_BOUND, Leg};
 
 impl Datapath for KernelDatapath {
     fn events(&mut self) -> Vec<Event> {
@@ -55,6 +55,23 @@ impl Datapath for KernelDatapath {
 
     fn remove_session(&mut self, identity: &Tuple) {
         remove(&self.skeleton.maps.sessions, tuple_to_raw(identity).bytes());
+    }
+
+    fn put_leg(&mut self, identity: &Tuple, leg: &Leg) -> Result<(), DatapathError> {
+        update(
+            &self.skeleton.maps.legs,
+            "legs",
+            tuple_to_raw(identity).bytes(),
+            &raw::leg::from(leg),
+        )
+    }
+
+    fn leg(&self, identity: &Tuple) -> Option<Leg> {
+        find::<raw::leg>(&self.skeleton.maps.legs, tuple_to_raw(identity).bytes()).map(|leg| (&leg).into())
+    }
+
+    fn remove_leg(&mut self, identity: &Tuple) {
+        remove(&self.skeleton.maps.legs, tuple_to_raw(identity).bytes());
     }
 
     fn put_token(

@@ -75,6 +75,11 @@ pub enum ServerEvent {
         /// What it has granted; empty: no proxy is available.
         grants: Vec<ProxyGrant>,
     },
+    /// The proxy through which the pair's connections go wants to be rid of them.
+    RelayLeaving {
+        /// Its addresses.
+        addresses: Vec<IpAddr>,
+    },
     /// The time of [`PairRecord::next_timeout`](super::PairRecord::next_timeout) has come.
     TimerFired,
 }

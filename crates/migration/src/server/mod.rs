@@ -13,6 +13,14 @@
 //! 4. Reports expire; a record without anything in it is forgotten, after a while in which it refuses reports that come
 //!    late.
 //!
+//! # While a proxy relays
+//! - An end that is relayed and moves says so ([`Relayed::Moves`]): its MSYNs go to the proxy's port as before, and the
+//!   relay goes on. Only when it can be reached from outside the other end is told to send, and the lease lives until
+//!   that has worked; otherwise both wait a moment ([`Try::Relay`]), and then another proxy is asked.
+//! - Ends whose connections work through a proxy report that too ([`Relayed::Works`]): whenever one of the two says
+//!   something new about itself, and now and then, direct paths are tried beside the relay, which disturbs nothing.
+//! - A proxy that is drained has to be left ([`ServerEvent::RelayLeaving`]): another one is asked.
+//!
 //! # Who belongs to whom
 //! A record is stored under its [`PairKey`]: the pair ID **and** both agents' names, as their certificates say them. An
 //! agent that names another peer, or guesses a pair ID, gets a record of its own, which nobody else ever reports to:
@@ -47,11 +55,11 @@ pub use event::{
     ServerActions, ServerEvent, ServerRefusal, Waiting, WithdrawReason,
 };
 pub use findings::{Finding, Position, Standing};
-pub use plan::Try;
+pub use plan::{Meanwhile, Try};
 pub use record::{Decision, End, Held, PairRecord, Presence, Reachability, Side};
 pub use report::{
     AgentName, BadReport, ConnectionPorts, MAX_CONNECTIONS, MAX_SEALED, Mapping, MappingBehaviour, PairId,
-    PairKey, Report,
+    PairKey, Relayed, Report,
 };
 pub use rules::Rules;
 pub use step::step;

@@ -9,6 +9,8 @@
 //! | firewall | outside | the one behind the firewall sends; both; proxy |
 //! | firewall | firewall | both; proxy |
 //! | firewall | NAPT | both, if the mapping can be foreseen; proxy |
+//! | moved while relayed, with no one to send | | the relay goes on; then as above |
+//! | relayed, and nothing is wrong | | as above, without the proxy |
 //! | unprobed | as outside, after those that are known to be | |
 //! | unknown | as unprobed, after those | |
 
@@ -26,10 +28,28 @@ pub enum Try {
     SameNapt,
     /// Both send to a proxy.
     Proxy,
+    /// Whoever has moved sends to the proxy that has relayed so far; both wait for that.
+    Relay,
+}
+
+/// How the connections do meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Meanwhile {
+    /// Nothing passes.
+    Nothing,
+    /// An end has moved and sends to the proxy that has relayed so far.
+    Returning,
+    /// They go through a proxy.
+    Relayed,
+    /// They go through a proxy that has to be left.
+    Leaving,
 }
 
 /// Everything that makes sense for two ends that stand like this, best first.
-pub fn plan(first: &Standing, second: &Standing) -> Vec<Try> {
+pub fn plan(first: &Standing, second: &Standing, meanwhile: Meanwhile) -> Vec<Try> {
+    if meanwhile == Meanwhile::Leaving {
+        return vec![Try::Proxy];
+    }
     let standing = |side: Side| match side {
         Side::First => first,
         Side::Second => second,
@@ -52,10 +72,15 @@ pub fn plan(first: &Standing, second: &Standing) -> Vec<Try> {
         .collect();
     senders.sort_by_key(|sender| standing(sender.other()).position);
     tries.extend(senders.into_iter().map(Try::Send));
+    if meanwhile == Meanwhile::Returning && tries.is_empty() {
+        tries.push(Try::Relay);
+    }
     if can_be_foreseen(first) && can_be_foreseen(second) {
         tries.push(Try::Simultaneous);
     }
-    tries.push(Try::Proxy);
+    if meanwhile != Meanwhile::Relayed {
+        tries.push(Try::Proxy);
+    }
     tries
 }
 

@@ -123,6 +123,8 @@ pub struct PairRecord {
     pub rests_until: Option<Timestamp>,
     /// When it became empty.
     pub empty_since: Option<Timestamp>,
+    /// The addresses of the proxy that has to be left; empty: none has.
+    pub leaving: Vec<IpAddr>,
 }
 
 impl PairRecord {
@@ -139,6 +141,7 @@ impl PairRecord {
             narrowed: Vec::new(),
             rests_until: None,
             empty_since: None,
+            leaving: Vec::new(),
         }
     }
 

@@ -98,6 +98,18 @@ impl Mapping {
     }
 }
 
+/// How the connections of a report stand to a symmetric proxy.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Relayed {
+    /// They do not go through one, or it is of no use any more.
+    #[default]
+    No,
+    /// They went through one until the host moved, and its MSYNs go there again.
+    Moves,
+    /// They go through one and nothing is wrong with them; a direct path would be better.
+    Works,
+}
+
 /// The ports of one connection as the reporting host sees them on the wire (3.1.1, 3.1.5 of the source).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ConnectionPorts {
@@ -163,6 +175,8 @@ pub struct Report {
     pub keep: Option<Duration>,
     /// The NAPT in front of this host now.
     pub mapping: Mapping,
+    /// How they stand to a symmetric proxy; `destination_before` is its address then.
+    pub relayed: Relayed,
 }
 
 /// Why a report is not believed.
@@ -251,6 +265,10 @@ impl Report {
     /// and ports of `newer`, and the old ones by which the peer knows the connections. The end is known by its name,
     /// never by an address. A connection whose ReqNo has grown was resumed meanwhile, and the peer knows it anew.
     pub(super) fn moved_on(&self, mut newer: Report) -> Report {
+        if [self.relayed, newer.relayed].contains(&Relayed::Works) {
+            // Nothing was wrong in between: the peer knows it where it was last.
+            return newer;
+        }
         let other_group = newer.source_after == self.source_after
             && newer.source_confirmed() != self.source_confirmed()
             && !newer

@@ -13,6 +13,8 @@ pub struct Rules {
     pub try_patience: Duration,
     /// When no try is left, the first one is made again after this: an outage may be over.
     pub rest: Duration,
+    /// The same for connections that go through a proxy meanwhile.
+    pub rest_relayed: Duration,
     /// How long a record with nothing in it refuses late reports before it is forgotten.
     pub linger: Duration,
 }
@@ -24,6 +26,7 @@ impl Default for Rules {
             keep_max: Duration::from_secs(24 * 60 * 60),
             try_patience: Duration::from_secs(15),
             rest: Duration::from_secs(60),
+            rest_relayed: Duration::from_secs(10 * 60),
             linger: Duration::from_secs(60),
         }
     }

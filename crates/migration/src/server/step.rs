@@ -2,6 +2,8 @@
 
 mod deciding;
 
+use std::net::IpAddr;
+
 use wire::Endpoint;
 
 use crate::time::Timestamp;
@@ -10,10 +12,10 @@ use super::event::{
     ProxyGrant, ServerAction, ServerActions, ServerEvent, ServerRefusal, Waiting, WithdrawReason,
 };
 use super::findings::{Position, Standing, position, standing};
-use super::plan::{Try, plan};
+use super::plan::{Meanwhile, Try, plan};
 use super::ports::{self, Matched};
 use super::record::{Decision, Held, PairRecord, Presence, Reachability, Side};
-use super::report::{AgentName, MappingBehaviour, Report};
+use super::report::{AgentName, MappingBehaviour, Relayed, Report};
 use super::rules::Rules;
 
 /// Advances one pair by one event. No IO, no clock, no randomness.
@@ -74,6 +76,7 @@ pub fn step(
             },
         ),
         ServerEvent::ProxyAnswered { decision, grants } => turn.proxy_answered(decision, grants),
+        ServerEvent::RelayLeaving { addresses } => turn.relay_leaving(addresses),
         ServerEvent::TimerFired => turn.timer_fired(),
     }
     turn.finish()
@@ -259,6 +262,39 @@ impl Turn<'_> {
             }
             // Kept for the case that the direct try fails.
             _ => decision.grants = grants,
+        }
+    }
+
+    /// A proxy is drained: what works through it goes through another one before it is gone.
+    fn relay_leaving(&mut self, addresses: Vec<IpAddr>) {
+        if self.meanwhile() != Meanwhile::Relayed || !self.is_at(&addresses) {
+            return;
+        }
+        self.record.leaving = addresses;
+        self.record.tried.clear();
+        self.record.rests_until = None;
+        self.decide();
+    }
+
+    /// Whether all that is reported goes through a proxy with one of these addresses.
+    pub(super) fn is_at(&self, addresses: &[IpAddr]) -> bool {
+        let mut reports = Side::BOTH.into_iter().filter_map(|side| self.report(side));
+        !addresses.is_empty() && reports.all(|report| addresses.contains(&report.destination_before))
+    }
+
+    /// How the connections do while a better way is looked for.
+    pub(super) fn meanwhile(&self) -> Meanwhile {
+        let reports = || Side::BOTH.into_iter().filter_map(|side| self.report(side));
+        let all = |relayed: &[Relayed]| reports().all(|report| relayed.contains(&report.relayed));
+        if all(&[Relayed::Works]) {
+            return match self.is_at(&self.record.leaving) {
+                true => Meanwhile::Leaving,
+                false => Meanwhile::Relayed,
+            };
+        }
+        match all(&[Relayed::Works, Relayed::Moves]) {
+            true => Meanwhile::Returning,
+            false => Meanwhile::Nothing,
         }
     }
 

@@ -17,7 +17,7 @@ impl Turn<'_> {
         let [own, peer] = [side, other].map(|side| found.standings[side.index()]);
         let action = match decision.what {
             Try::Send(sender) if sender == side => DestinationAction::SendMsyn,
-            Try::Send(_) => DestinationAction::AwaitMsyn,
+            Try::Send(_) | Try::Relay => DestinationAction::AwaitMsyn,
             Try::Simultaneous => DestinationAction::Simultaneous,
             Try::SameNapt => DestinationAction::SameNapt,
             Try::Proxy => DestinationAction::Proxy,

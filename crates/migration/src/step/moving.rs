@@ -79,6 +79,18 @@ impl Turn {
 
     /// Begins an attempt.
     pub(super) fn begin(&mut self, local: Endpoint, to: Vec<Endpoint>, tcp: TcpSnapshot, random: u64) {
+        self.begin_crossing(local, to, tcp, random, false);
+    }
+
+    /// The same; `crossing`: the peer begins one at the same moment.
+    pub(super) fn begin_crossing(
+        &mut self,
+        local: Endpoint,
+        to: Vec<Endpoint>,
+        tcp: TcpSnapshot,
+        random: u64,
+        crossing: bool,
+    ) {
         if !self.m.keys {
             return self.refuse(Refusal::KeysGone);
         }
@@ -123,6 +135,7 @@ impl Turn {
             due: self.now,
             random,
             spliced: None,
+            crossing,
             voluntary,
         });
         self.send_msyn(self.m.attempts.len() - 1);
@@ -141,6 +154,7 @@ impl Turn {
         attempt.tries += 1;
         attempt.candidates[attempt.current].tried = true;
         let backoff = match attempt.exhausted {
+            false if attempt.crossing && attempt.tries == 1 => self.m.policy.crossing_pause(attempt.random),
             false => self.m.policy.msyn_backoff(attempt.tries, attempt.random),
             true => self.m.policy.slow_backoff(attempt.tries, attempt.random),
         };

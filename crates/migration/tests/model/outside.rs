@@ -6,8 +6,8 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use migration::server::{
-    AgentName, ConnectionPorts, DestinationAction, Mapping, PairId, PairKey, PairRecord, Report, Rules,
-    ServerAction, ServerEvent, step,
+    AgentName, ConnectionPorts, DestinationAction, Mapping, PairId, PairKey, PairRecord, Relayed, Report,
+    Rules, ServerAction, ServerEvent, step,
 };
 use migration::{Endpoint, Role};
 use stateright::{Model, Property};
@@ -145,6 +145,7 @@ impl State {
             waiting: false,
             keep: None,
             mapping: Mapping::default(),
+            relayed: Relayed::No,
         };
         ServerEvent::ReportHeard {
             agent: AgentName::from(NAMES[h]),

@@ -271,6 +271,7 @@ fn a_destination_by_command_is_tried_again_from_the_next_address() {
     let command = Event::MigrateCommand {
         local: crate::fixtures::at(NEW),
         peer,
+        crossing: false,
         tcp: crate::fixtures::TCP,
         random: 1,
     };
@@ -305,6 +306,7 @@ fn while_the_peer_was_not_heard_it_is_sought_where_it_was_before_too() {
     let command = Event::MigrateCommand {
         local: crate::fixtures::at(NEW),
         peer,
+        crossing: false,
         tcp: crate::fixtures::TCP,
         random: 1,
     };

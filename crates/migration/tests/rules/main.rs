@@ -7,6 +7,7 @@ mod crossed;
 #[allow(dead_code, reason = "made for the table; the rules use a part")]
 mod fixtures;
 mod moving;
+mod relayed;
 mod reset;
 mod waiting;
 #[path = "../world/mod.rs"]

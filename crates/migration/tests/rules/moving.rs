@@ -116,6 +116,7 @@ fn a_direct_attempt_and_one_by_command_run_at_once_and_the_first_answered_wins()
     let command = Event::MigrateCommand {
         local: at("10.0.1.1:4005"),
         peer: at("10.8.8.8:81"),
+        crossing: false,
         tcp: TCP,
         random: 3,
     };

@@ -63,6 +63,7 @@ fn a_command_in_mig_wait_sends_an_msyn_to_the_destination() {
     let command = Event::MigrateCommand {
         local: at(NEW),
         peer: at(PEERS_NEW),
+        crossing: false,
         tcp: TCP,
         random: 1,
     };

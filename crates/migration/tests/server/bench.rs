@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use migration::server::{
     AgentName, ConnectionPorts, Destination, DestinationAction, Mapping, MappingBehaviour, PairId, PairKey,
-    PairRecord, Report, Rules, ServerAction, ServerActions, ServerEvent, Side, WithdrawReason, step,
+    PairRecord, Relayed, Report, Rules, ServerAction, ServerActions, ServerEvent, Side, WithdrawReason, step,
 };
 use migration::{Endpoint, Timestamp};
 
@@ -56,6 +56,7 @@ pub fn report(side: Side, counter: u64, after: &str) -> Report {
         waiting: false,
         keep: None,
         mapping: Mapping::default(),
+        relayed: Relayed::No,
     }
 }
 

@@ -7,4 +7,5 @@ mod rows_after;
 mod rows_before;
 mod rows_ports;
 mod rows_refused;
+mod rows_relayed;
 mod rows_sender;

@@ -4,7 +4,7 @@ use migration::Endpoint;
 use migration::server::Position::{Napt, Outside, Unknown, Unprobed, Unreachable};
 use migration::server::Try::{self, Proxy, SameNapt, Send, Simultaneous};
 use migration::server::plan::plan;
-use migration::server::{Mapping, MappingBehaviour, Position, Side, Standing};
+use migration::server::{Mapping, MappingBehaviour, Meanwhile, Position, Side, Standing};
 
 use super::bench::address;
 
@@ -33,7 +33,7 @@ fn tries(a: Position, b: Position, mapping: [MappingBehaviour; 2], same_outside:
     };
     let first = standing(a, "198.51.100.1", 1, mapping[0]);
     let second = standing(b, outside, 2, mapping[1]);
-    plan(&first, &second)
+    plan(&first, &second, Meanwhile::Nothing)
 }
 
 const PRESERVING: MappingBehaviour = MappingBehaviour::PortPreserving;
@@ -137,7 +137,7 @@ fn the_later_reporter_is_the_later_one_on_either_side() {
         standing(Outside, "198.51.100.1", 5, RANDOM),
         standing(Outside, "203.0.113.2", 4, RANDOM),
     );
-    assert_eq!(plan(&first, &second)[0], A);
+    assert_eq!(plan(&first, &second, Meanwhile::Nothing)[0], A);
 }
 
 #[test]

@@ -210,6 +210,14 @@ pub fn columns(machine: &Machine) -> Vec<(&'static str, Event)> {
         seq: 4_999,
         ack,
     };
+    let relayed = |req_no: ReqNo, seq: u32, ack: u32| Event::RelayedAckHeard {
+        from: wire.remote,
+        to: wire.local,
+        req_no,
+        seq,
+        ack,
+        tcp: TCP,
+    };
     let lost_heard = match heard(peers, 4_999) {
         Event::MsynHeard {
             from,
@@ -270,6 +278,7 @@ pub fn columns(machine: &Machine) -> Vec<(&'static str, Event)> {
             Event::MigrateCommand {
                 local: at("10.0.3.1:4003"),
                 peer: at(PEERS_NEW),
+                crossing: false,
                 tcp: TCP,
                 random: 7,
             },
@@ -310,6 +319,14 @@ pub fn columns(machine: &Machine) -> Vec<(&'static str, Event)> {
             spliced(ReqNo(peers.0 + 1), 1_000),
         ),
         ("RelayAnswered: wrong acknowledgement", spliced(peers, 999)),
+        (
+            "RelayedAckHeard: the peer has moved",
+            relayed(peers, 5_000, 1_000),
+        ),
+        (
+            "RelayedAckHeard: a number that is committed",
+            relayed(ReqNo::UNMOVED, 5_000, 1_000),
+        ),
         ("Committed: the answered attempt", commits(next_commit)),
         (
             "Committed: again",

@@ -143,12 +143,14 @@ impl Host {
             Notice::Exactly { local, peer } => self.place_of(local).map(|_| Event::MigrateCommand {
                 local,
                 peer,
+                crossing: false,
                 tcp,
                 random,
             }),
             Notice::Command { place, peer } => self.places.contains(&place).then(|| Event::MigrateCommand {
                 local: Endpoint::new(place.address(), net.fresh_port()),
                 peer,
+                crossing: false,
                 tcp,
                 random,
             }),

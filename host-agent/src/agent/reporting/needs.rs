@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// A connection through a proxy has to have worked for so long before a direct path is wished for: until then the other
+/// end may not have finished, and its report is still in force.
+const BETTER_AFTER: Duration = Duration::from_secs(2);
 /// Only a silence of this length makes an end that has not moved ask the servers: timeouts are common.
 const WAITING_AFTER: Duration = Duration::from_secs(1);
 
@@ -13,6 +16,15 @@ impl<D: Datapath> Agent<D> {
             .silent
             .iter()
             .filter(|(_, since)| now.since(**since) >= WAITING_AFTER)
+            .map(|(identity, _)| *identity);
+        let due: Vec<Tuple> = due
+            .filter(|identity| !reporting.in_trouble.contains_key(identity))
+            .collect();
+        reporting.touched.extend(due);
+        let due = reporting
+            .relayed
+            .iter()
+            .filter(|(_, since)| now.since(**since) >= BETTER_AFTER)
             .map(|(identity, _)| *identity);
         let due: Vec<Tuple> = due
             .filter(|identity| !reporting.in_trouble.contains_key(identity))
@@ -46,14 +58,24 @@ impl<D: Datapath> Agent<D> {
 
     fn need_of(&mut self, identity: Tuple, now: Timestamp) -> Option<Need> {
         let managed = self.sessions.get(&identity).filter(|managed| managed.is_live());
-        let Some(machine) = managed.map(|managed| &managed.machine) else {
+        let Some(managed) = managed else {
             self.reporting.silent.remove(&identity);
+            self.reporting.relayed.remove(&identity);
             return None;
         };
+        let machine = &managed.machine;
+        let relayed = managed.is_relayed();
         if !machine.troubled() {
             self.reporting.silent.remove(&identity);
-            return None;
+            if !relayed {
+                self.reporting.relayed.remove(&identity);
+                return None;
+            }
+            let here = machine.wire().local;
+            let since = *self.reporting.relayed.entry(identity).or_insert(now);
+            return (now.since(since) >= BETTER_AFTER).then_some(Need::Better(here));
         }
+        self.reporting.relayed.remove(&identity);
         let usable = |address: IpAddr| self.network.device_of(address).is_some();
         let here = machine.wire().local;
         let attempt = machine

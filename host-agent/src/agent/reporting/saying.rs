@@ -18,9 +18,12 @@ impl<D: Datapath> Agent<D> {
             return self.withdraw(id);
         }
         let mut froms: BTreeMap<(IpAddr, bool), usize> = BTreeMap::new();
-        for need in trouble.needs.values() {
+        for (_, need) in trouble.pressing() {
             match need {
                 Need::Moved(from) => *froms.entry((from.address, false)).or_default() += 1,
+                Need::Better(from) => {
+                    *froms.entry((from.address, trouble.is_real())).or_default() += 1;
+                }
                 Need::Waiting(from) => *froms.entry((*from, true)).or_default() += 1,
                 Need::Away => {}
             }
@@ -29,17 +32,21 @@ impl<D: Datapath> Agent<D> {
         let Some(((from, waiting), _)) = froms.into_iter().max_by_key(|(_, count)| *count) else {
             return;
         };
+        let was_real = trouble
+            .report
+            .as_ref()
+            .is_none_or(|(report, ..)| report.relayed() != said::mobility_report::Relayed::Works);
         let known = trouble
             .report
             .as_ref()
             .filter(|(report, address, _)| *address == from && report.waiting == waiting)
             .is_some_and(|(.., named)| {
                 trouble
-                    .needs
-                    .keys()
+                    .pressing()
                     .take(MAX_CONNECTIONS)
-                    .all(|one| named.contains(one))
-            });
+                    .all(|(one, _)| named.contains(one))
+            })
+            && trouble.is_real() == was_real;
         if known {
             return;
         }
@@ -58,16 +65,20 @@ impl<D: Datapath> Agent<D> {
             .reporting
             .troubles
             .get(&id)
-            .map(|trouble| trouble.needs.keys().copied().collect())
+            .map(|trouble| trouble.pressing().map(|(identity, _)| *identity).collect())
             .unwrap_or_default();
         self.timeline.note(
             "",
             "report",
             format!(
-                "{counter} for {}: {} connections, {}{from}",
+                "{counter} for {}: {} connections, {} {from}",
                 pair.peer_name,
                 report.connections.len(),
-                if waiting { "waiting at " } else { "now at " },
+                match report.relayed() {
+                    said::mobility_report::Relayed::Works => "relayed at",
+                    _ if waiting => "waiting at",
+                    _ => "now at",
+                },
             ),
         );
         self.reporting.tries.forget(id);
@@ -93,7 +104,9 @@ impl<D: Datapath> Agent<D> {
         let trouble = self.reporting.troubles.get(&pair.pair_id)?;
         let mut connections = Vec::with_capacity(trouble.needs.len());
         let mut before: BTreeMap<(IpAddr, IpAddr, IpAddr), usize> = BTreeMap::new();
-        for (identity, need) in trouble.needs.iter().take(MAX_CONNECTIONS) {
+        // All of them, or it is said of none.
+        let mut relayed = said::mobility_report::Relayed::Works;
+        for (identity, need) in trouble.pressing().take(MAX_CONNECTIONS) {
             let Some(managed) = self.sessions.get(identity) else {
                 continue;
             };
@@ -104,6 +117,13 @@ impl<D: Datapath> Agent<D> {
                 .connection(identity)
                 .filter(|connection| unmoved && connection.peer_direct_port != 0)
                 .map_or(wire.remote.port, |connection| connection.peer_direct_port);
+            relayed = match need {
+                Need::Better(_) => relayed,
+                Need::Moved(_) | Need::Waiting(_) if managed.returns() => {
+                    relayed.min(said::mobility_report::Relayed::Moves)
+                }
+                _ => said::mobility_report::Relayed::No,
+            };
             let after = match need {
                 Need::Moved(from) if from.port != wire.local.port => from.port,
                 _ => 0,
@@ -148,6 +168,7 @@ impl<D: Datapath> Agent<D> {
             waiting,
             keep_seconds: u32::try_from(self.policy.mig_wait.as_secs()).unwrap_or(u32::MAX),
             mapping: self.reporting.mapping_of(from).cloned(),
+            relayed: relayed.into(),
         })
     }
 
@@ -178,6 +199,13 @@ impl<D: Datapath> Agent<D> {
         self.say_withdrawn(id, report.move_counter, reason, heard);
     }
 
+    /// Whether none of a pair's connections goes through a proxy, or would if it were well.
+    fn is_direct(&self, id: Uuid) -> bool {
+        let live = self.sessions.values().filter(|managed| managed.is_live());
+        live.filter(|managed| managed.keys().pair_id == id)
+            .all(|managed| !managed.is_relayed() && !managed.machine.troubled())
+    }
+
     pub(in crate::agent) fn say_withdrawn(
         &mut self,
         id: Uuid,
@@ -185,6 +213,7 @@ impl<D: Datapath> Agent<D> {
         reason: said::withdraw::Reason,
         heard: BTreeMap<String, u64>,
     ) {
+        let direct = self.is_direct(id);
         let withdrawn = &mut self.reporting.wanted.withdrawn;
         withdrawn.retain(|known| {
             known.withdraw.pair_id != id.as_bytes() || known.withdraw.move_counter != counter
@@ -198,6 +227,7 @@ impl<D: Datapath> Agent<D> {
                 move_counter: counter,
                 reason: reason.into(),
                 decision: 0,
+                direct,
             },
             heard,
         });

@@ -299,6 +299,9 @@ fn gateway(address: &str) -> String {
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
+    /// Both ends move at once: every combination of NAPTs, each with the path that has to come of it
+    #[arg(long)]
+    pub both: bool,
     /// A selection in which every kind of place, mover, family and program is met
     #[arg(long)]
     pub quick: bool,
@@ -323,6 +326,9 @@ pub struct Arguments {
 /// # Errors
 /// Nothing could be written or started.
 pub fn run(arguments: &Arguments) -> Result<bool, String> {
+    if arguments.both {
+        return super::both::run(arguments);
+    }
     let mut chosen = cells();
     if arguments.quick {
         chosen = quick(chosen);

@@ -6,7 +6,7 @@ use super::condition;
 use super::diagnostic::Diagnostic;
 use super::lexer::Sign;
 use super::programs;
-use super::topology::{agent_change, destination, duration, shape, via};
+use super::topology::{agent_change, destination, duration, ports, shape, via};
 use super::units;
 use super::words::Words;
 
@@ -140,6 +140,10 @@ fn action(words: &mut Words) -> Result<Action, Diagnostic> {
             napt: subject,
             change: NaptChange::Flush,
         }),
+        "masquerade" => Ok(Action::Napt {
+            napt: subject,
+            change: NaptChange::Ports(ports(words).unwrap_or_default()),
+        }),
         "reboot" => {
             let outage = if words.is_empty() {
                 Duration::from_secs(2)
@@ -194,7 +198,7 @@ fn action(words: &mut Words) -> Result<Action, Diagnostic> {
 fn verbs() -> String {
     format!(
         "for a link: up, down, blackhole, heal, rate=, delay=, loss=, mtu=, drop, delay, duplicate, flip, record, \
-         replay; for a host: move, address, route, sleep, {}; for a NAPT: flush, reboot; for a program: kill, type, speak",
+         replay; for a host: move, address, route, sleep, {}; for a NAPT: flush, reboot, masquerade; for a program: kill, type, speak",
         programs::VERBS.join(", ")
     )
 }

@@ -74,18 +74,28 @@ fn named_nodes(scenario: &mut Scenario, words: &mut Words, kind: &Kind) -> Resul
     }
 }
 
+/// What a NAPT makes of ports, if that comes next.
+pub fn ports(words: &mut Words) -> Option<Ports> {
+    let kinds = [
+        ("random", Ports::Random),
+        ("fully-random", Ports::FullyRandom),
+        ("endpoint-independent", Ports::EndpointIndependent),
+    ];
+    let found = kinds.into_iter().find(|(word, _)| words.accept(word));
+    found.map(|(_, ports)| ports)
+}
+
 fn napt(words: &mut Words) -> Result<Node, Diagnostic> {
-    const OPTIONS: &str = "`random`, `fully-random`, `silent`, `outside=LINK` or `nat64=PREFIX`";
+    const OPTIONS: &str =
+        "`random`, `fully-random`, `endpoint-independent`, `silent`, `outside=LINK` or `nat64=PREFIX`";
     let name = words.name("a name for the NAPT")?;
     if !words.accept("masquerade") {
         return Err(words.refuse("`masquerade`"));
     }
     let mut rule = NaptRule::default();
     while !words.is_empty() {
-        if words.accept("random") {
-            rule.ports = Ports::Random;
-        } else if words.accept("fully-random") {
-            rule.ports = Ports::FullyRandom;
+        if let Some(ports) = ports(words) {
+            rule.ports = ports;
         } else if words.accept("silent") {
             rule.silent = true;
         } else if words.peek_pair().is_some_and(|pair| pair.key == "outside") {

@@ -9,7 +9,7 @@ const TABLE: &str = "lab";
 /// Loads the rules of a NAPT whose outside device is `outside`.
 pub fn install(station: &Station, rule: &NaptRule, outside: &str) -> Result<(), MachineError> {
     let ports = match rule.ports {
-        Ports::Kept => "",
+        Ports::Kept | Ports::EndpointIndependent => "",
         Ports::Random => " random",
         Ports::FullyRandom => " fully-random",
     };
@@ -18,10 +18,15 @@ pub fn install(station: &Station, rule: &NaptRule, outside: &str) -> Result<(), 
     } else {
         String::new()
     };
+    let (open_in, open_out, forwarded) = match rule.ports {
+        Ports::EndpointIndependent => open(outside),
+        Ports::Kept | Ports::Random | Ports::FullyRandom => Default::default(),
+    };
     let rules = format!(
         "table inet {TABLE} {{
             counter invalid {{ }}
             counter refused {{ }}
+            {open_in}
             chain input {{
                 type filter hook input priority filter; policy accept;
                 ct state invalid counter name invalid drop
@@ -33,15 +38,48 @@ pub fn install(station: &Station, rule: &NaptRule, outside: &str) -> Result<(), 
                 ct state invalid counter name invalid drop
                 ct state established,related accept
                 iifname != \"{outside}\" accept
+                {forwarded}
                 counter name refused
             }}
             chain postrouting {{
                 type nat hook postrouting priority srcnat;
+                {open_out}
                 oifname \"{outside}\" masquerade{ports}
             }}
         }}"
     );
     nft(station, &["-f", "-"], &rules).map(drop)
+}
+
+/// Who has sent from a port gets what comes to it from anywhere: the maps and the chain before routing, what fills the
+/// maps, and what lets it pass.
+fn open(outside: &str) -> (String, String, String) {
+    let map = |name: &str, address: &str| {
+        format!(
+            "map {name} {{ type inet_service : {address}; flags dynamic,timeout; timeout 2m; size 65535; }}"
+        )
+    };
+    let before = format!(
+        "{} {}
+            chain prerouting {{
+                type nat hook prerouting priority dstnat;
+                iifname \"{outside}\" meta nfproto ipv4 dnat ip to tcp dport map @senders
+                iifname \"{outside}\" meta nfproto ipv6 dnat ip6 to tcp dport map @senders6
+            }}",
+        map("senders", "ipv4_addr"),
+        map("senders6", "ipv6_addr")
+    );
+    let fill = format!(
+        "oifname \"{outside}\" meta nfproto ipv4 meta l4proto tcp update @senders {{ tcp sport : ip saddr }}
+                oifname \"{outside}\" meta nfproto ipv6 meta l4proto tcp update @senders6 {{ tcp sport : ip6 saddr }}"
+    );
+    (before, fill, "ct status dnat accept".to_owned())
+}
+
+/// The same for a NAPT that works already; what it has mapped stays as it is.
+pub fn replace(station: &Station, rule: &NaptRule, outside: &str) -> Result<(), MachineError> {
+    nft(station, &["delete", "table", "inet", TABLE], "")?;
+    install(station, rule, outside)
 }
 
 /// Packets dropped as invalid so far.

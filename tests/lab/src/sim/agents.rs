@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use migration::server::{
     AgentName, ConnectionPorts, Destination, DestinationAction, FailureCause, Mapping, MappingBehaviour,
-    PairId, PairKey, PairRecord, Report, Rules, ServerAction, ServerEvent, WithdrawReason, step,
+    PairId, PairKey, PairRecord, Relayed, Report, Rules, ServerAction, ServerEvent, WithdrawReason, step,
 };
 use migration::{Endpoint, Timestamp};
 
@@ -467,6 +467,7 @@ impl World {
                 behaviour,
                 outside: None,
             },
+            relayed: Relayed::No,
         }
     }
 }

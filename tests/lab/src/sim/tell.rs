@@ -213,6 +213,8 @@ impl<'a> Teller<'a> {
                 let napt = self.node(&napt.text)?;
                 let outage = match change {
                     NaptChange::Flush => Duration::ZERO,
+                    // The model's NAPTs map in one way.
+                    NaptChange::Ports(_) => return Ok(()),
                     NaptChange::Reboot { outage } => *outage,
                 };
                 self.world.forget_mappings(napt, outage);

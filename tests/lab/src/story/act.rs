@@ -200,6 +200,22 @@ impl Stage {
                 self.timeline.note(name, "flush");
                 napt::flush(&station).map_err(|error| error.to_string())
             }
+            NaptChange::Ports(ports) => {
+                self.timeline
+                    .note(name, format!("masquerades otherwise: {ports:?}"));
+                let scenario = Arc::clone(&self.network.scenario);
+                let node = scenario.node(name);
+                let Some((Kind::Napt(rule), outside)) =
+                    node.and_then(|node| Some((&node.kind, scenario.outside_of(node)?)))
+                else {
+                    return Err(format!("`{name}` is no NAPT"));
+                };
+                let rule = NaptRule {
+                    ports: *ports,
+                    ..rule.clone()
+                };
+                napt::replace(&station, &rule, &outside.name.text).map_err(|error| error.to_string())
+            }
             NaptChange::Reboot { outage } => {
                 self.timeline.note(name, "reboot");
                 let scenario = Arc::clone(&self.network.scenario);

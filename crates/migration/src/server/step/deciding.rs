@@ -28,7 +28,11 @@ impl Turn<'_> {
         } else if self.record.rests_until.is_some() {
             return;
         }
-        let tries = plan(&found.standings[0], &found.standings[1]);
+        if !self.is_at(&self.record.leaving) {
+            self.record.leaving.clear();
+        }
+        let meanwhile = self.meanwhile();
+        let tries = plan(&found.standings[0], &found.standings[1], meanwhile);
         let in_force = self
             .record
             .decision
@@ -39,8 +43,15 @@ impl Turn<'_> {
         }
         let Some(&what) = tries.iter().find(|what| !self.record.tried.contains(what)) else {
             self.drop_decision(&Side::BOTH);
-            self.record.rests_until = Some(self.now + self.rules.rest);
-            return self.out.push(ServerAction::NoWay);
+            let (rest, works) = match meanwhile {
+                Meanwhile::Relayed | Meanwhile::Leaving => (self.rules.rest_relayed, true),
+                Meanwhile::Nothing | Meanwhile::Returning => (self.rules.rest, false),
+            };
+            self.record.rests_until = Some(self.now + rest);
+            if !works {
+                self.out.push(ServerAction::NoWay);
+            }
+            return;
         };
         self.record.tried.push(what);
         self.record.decisions += 1;
@@ -53,8 +64,8 @@ impl Turn<'_> {
         let asks = match what {
             Try::Proxy => ready.is_empty(),
             // So that it costs no wait when the direct try fails.
-            Try::Simultaneous | Try::SameNapt => true,
-            Try::Send(_) => false,
+            Try::Simultaneous | Try::SameNapt => meanwhile == Meanwhile::Nothing,
+            Try::Send(_) | Try::Relay => false,
         };
         let tells = what != Try::Proxy || !ready.is_empty();
         if !tells {

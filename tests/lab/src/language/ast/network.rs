@@ -150,6 +150,8 @@ pub enum Ports {
     Kept,
     Random,
     FullyRandom,
+    /// The inside port, towards everybody, and who sends there from outside gets in (RFC 4787's full cone).
+    EndpointIndependent,
 }
 
 #[derive(Clone, Debug)]

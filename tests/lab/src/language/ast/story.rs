@@ -2,7 +2,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Condition, Name, ShapeChange};
+use super::{Condition, Name, Ports, ShapeChange};
 use crate::language::units::Prefix;
 
 /// One line of the story.
@@ -197,6 +197,8 @@ pub enum NaptChange {
     Flush,
     /// Forwards nothing for this long, and has forgotten everything afterwards.
     Reboot { outage: Duration },
+    /// New connections get other ports from now on.
+    Ports(Ports),
 }
 
 #[derive(Clone, Debug)]

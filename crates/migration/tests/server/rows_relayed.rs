@@ -1,0 +1,143 @@
+//! While a proxy relays: an end moves, both wish for a direct path, the proxy has to be left.
+
+use migration::Endpoint;
+use migration::server::DestinationAction::{AwaitMsyn, Proxy, SendMsyn, Simultaneous};
+use migration::server::{ProxyGrant, Relayed, Report, ServerAction, ServerEvent, Side, WithdrawReason};
+
+use super::bench::{Bench, address, predictable, report};
+
+const A: Side = Side::First;
+const B: Side = Side::Second;
+const PROXY: &str = "100.64.8.2";
+
+/// From behind a NAPT of its own, where the end sees the peer at the proxy.
+fn through(side: Side, counter: u64, relayed: Relayed) -> Report {
+    let after = ["192.168.1.2", "192.168.2.2"][side.index()];
+    Report {
+        destination_before: address(PROXY),
+        relayed,
+        ..report(side, counter, after)
+    }
+}
+
+fn outside(side: Side) -> &'static str {
+    ["198.51.100.1", "203.0.113.1"][side.index()]
+}
+
+/// Both wish for a direct path, from behind two NAPTs of which nothing is known.
+fn wishing() -> Bench {
+    let mut bench = Bench::new();
+    for side in Side::BOTH {
+        bench.report(side, through(side, 1, Relayed::Works), outside(side));
+    }
+    bench
+}
+
+#[test]
+fn who_moves_behind_a_napt_goes_on_through_the_relay() {
+    let mut bench = Bench::new();
+    bench.present(B, "192.168.2.2", "203.0.113.1");
+    bench.report(A, through(A, 1, Relayed::Moves), "198.51.100.1");
+    assert_eq!(bench.told_to(), [Some(AwaitMsyn), Some(AwaitMsyn)]);
+    assert_eq!(bench.proxy_asked(), None, "the port that it has serves");
+    bench.fail(A);
+    assert!(bench.proxy_asked().is_some(), "unless it does not");
+}
+
+#[test]
+fn both_that_move_go_on_through_the_relay() {
+    let mut bench = Bench::new();
+    bench.report(A, through(A, 1, Relayed::Moves), "198.51.100.1");
+    bench.report(B, through(B, 1, Relayed::Moves), "203.0.113.1");
+    assert_eq!(bench.told_to(), [Some(AwaitMsyn), Some(AwaitMsyn)]);
+    assert_eq!(bench.proxy_asked(), None);
+}
+
+#[test]
+fn who_moves_outside_is_sent_to_by_the_other_at_once() {
+    let mut bench = wishing();
+    let moved = Report {
+        source_after: address("198.51.100.9"),
+        ..through(A, 2, Relayed::Moves)
+    };
+    bench.report(A, moved, "198.51.100.9");
+    assert_eq!(bench.told_to(), [Some(AwaitMsyn), Some(SendMsyn)]);
+    let told = bench.told(B).expect("told");
+    assert_eq!(told.peer_address, address("198.51.100.9"));
+}
+
+#[test]
+fn a_wish_alone_asks_no_proxy_and_is_no_dead_end() {
+    let mut bench = wishing();
+    assert_eq!(bench.told_to(), [None, None]);
+    assert_eq!(bench.proxy_asked(), None);
+    assert!(!bench.out.contains(&ServerAction::NoWay), "it works meanwhile");
+}
+
+#[test]
+fn a_napt_that_has_become_friendly_is_tried_with_the_next_report() {
+    let mut bench = wishing();
+    bench.report(A, predictable(through(A, 2, Relayed::Works)), "198.51.100.1");
+    assert_eq!(bench.told_to(), [None, None], "one is not enough");
+    bench.report(B, predictable(through(B, 2, Relayed::Works)), "203.0.113.1");
+    assert_eq!(bench.told_to(), [Some(Simultaneous), Some(Simultaneous)]);
+    assert_eq!(bench.proxy_asked(), None);
+    bench.fail(A);
+    assert_eq!(bench.record.decision, None, "no proxy follows");
+    bench.wait(bench.rules.rest);
+    assert_eq!(bench.told_to(), [None, None], "not so soon");
+    bench.wait(bench.rules.rest_relayed);
+    assert_eq!(bench.told_to(), [Some(Simultaneous), Some(Simultaneous)]);
+}
+
+#[test]
+fn what_has_become_direct_ends_the_wish_of_the_other_too() {
+    let mut bench = wishing();
+    bench.report(A, predictable(through(A, 2, Relayed::Works)), "198.51.100.1");
+    bench.report(B, predictable(through(B, 2, Relayed::Works)), "203.0.113.1");
+    let decision = bench.record.decisions;
+    bench.withdraw(A, 2, WithdrawReason::Resumed, decision);
+    assert_eq!(bench.cancelled(B), Some(true));
+}
+
+#[test]
+fn a_proxy_that_is_drained_is_left_through_another_one() {
+    let mut bench = wishing();
+    let leaving = || ServerEvent::RelayLeaving {
+        addresses: vec![address(PROXY)],
+    };
+    bench.tell(leaving());
+    let decision = bench.proxy_asked().expect("another one is asked");
+    let at = |port| Endpoint::new(address("100.64.7.2"), port);
+    bench.tell(ServerEvent::ProxyAnswered {
+        decision,
+        grants: vec![ProxyGrant {
+            label: 99,
+            legs: [at(20_000), at(20_000)],
+            lease: [3; 16],
+        }],
+    });
+    assert_eq!(bench.told_to(), [Some(Proxy), Some(Proxy)]);
+    // One is there, and says so; the other follows.
+    let there = |side| Report {
+        destination_before: address("100.64.7.2"),
+        ..through(side, 2, Relayed::Works)
+    };
+    bench.report(A, there(A), outside(A));
+    assert_eq!(bench.proxy_asked(), None, "once is enough");
+    bench.report(B, there(B), outside(B));
+    assert_eq!(bench.proxy_asked(), None);
+    bench.tell(leaving());
+    assert_eq!(bench.proxy_asked(), None, "they are not there any more");
+}
+
+#[test]
+fn a_proxy_is_not_left_for_one_who_only_returns_to_it() {
+    let mut bench = Bench::new();
+    bench.report(A, through(A, 1, Relayed::Moves), "198.51.100.1");
+    bench.tell(ServerEvent::RelayLeaving {
+        addresses: vec![address(PROXY)],
+    });
+    assert!(bench.out.is_empty());
+    assert!(bench.record.leaving.is_empty());
+}
