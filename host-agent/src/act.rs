@@ -211,6 +211,11 @@ impl<D: Datapath> Agent<D> {
             return;
         };
         let path = managed.paths.get(&tuple.local).copied().unwrap_or_default();
+        let mut answered = managed.machine.answered().iter();
+        if state == ArrivalState::Attempted && answered.any(|answered| answered.tuple == tuple) {
+            // The peer's attempt on this very tuple has crossed ours, and its Migrate-Ack must find what it is to have.
+            return;
+        }
         managed.tuples.insert(tuple, req_no);
         // The data path may have committed it since; that stands.
         let committed = self.datapath.arrival(&tuple).is_some_and(|arrival| {

@@ -112,6 +112,8 @@ pub struct Managed {
     pub sampled_at: Option<Timestamp>,
     /// When the other family is tried too.
     pub other_family_at: Option<Timestamp>,
+    /// From where it would go on directly, when it goes through a proxy: a port that no NAPT has mapped yet.
+    pub offered: Option<Endpoint>,
     /// Where the peer is said to be, and told to send from at the same moment.
     pub crossing: Option<Endpoint>,
     /// The proxies that count: that of the wire tuple, and the one that was named last.
@@ -224,6 +226,7 @@ impl Managed {
             sent: None,
             sampled_at: None,
             other_family_at: None,
+            offered: None,
             crossing: None,
             legs: Vec::new(),
             kept_leg: None,

@@ -23,6 +23,8 @@ use crate::sessions::RelayLeg;
 
 /// A destination that has led to nothing after this time has failed.
 const TRY_FOR: Duration = Duration::from_secs(3);
+/// Two MSYNs that cross between NAPTs do so at once or not at all, and a proxy has been asked by then.
+const CROSS_FOR: Duration = Duration::from_secs(1);
 /// Who only waits for the peer is more patient.
 const AWAIT_FOR: Duration = Duration::from_secs(6);
 /// A proxy answers when both ends have come, and the other one may have to be woken first.
@@ -240,6 +242,9 @@ impl<D: Datapath> Agent<D> {
             Action::AwaitMsyn => followed.until = now + AWAIT_FOR,
             Action::SendMsyn | Action::Simultaneous | Action::SameNapt => {
                 let mut addresses = Vec::new();
+                if action == Action::Simultaneous {
+                    followed.until = now + CROSS_FOR;
+                }
                 if action == Action::SameNapt {
                     addresses.extend(self.private_candidates(&pair, &destination));
                 }

@@ -41,7 +41,7 @@ impl<D: Datapath> Agent<D> {
                     .any(|attempt| attempt.from == tuple.local);
             if free {
                 managed.paths.remove(&tuple.local);
-                if tuple.local != identity.local {
+                if tuple.local != identity.local && managed.offered != Some(tuple.local) {
                     self.ports.give_back(tuple.local);
                 }
             }
@@ -179,6 +179,9 @@ impl<D: Datapath> Agent<D> {
         };
         if std::mem::replace(&mut managed.released, true) {
             return;
+        }
+        if let Some(offered) = managed.offered.take() {
+            managed.paths.entry(offered).or_default();
         }
         for tuple in std::mem::take(&mut managed.tuples).into_keys() {
             self.datapath.remove_arrival(&tuple);

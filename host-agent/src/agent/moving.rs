@@ -223,11 +223,12 @@ impl<D: Datapath> Agent<D> {
     fn reported_from(&self, identity: Tuple, source: IpAddr, peer: Endpoint) -> Option<Endpoint> {
         let managed = self.sessions.get(&identity)?;
         let keys = managed.keys();
-        let report = self.reporting.report_of(&keys.pair_id)?;
+        let report = self.reporting.report_of(&keys.pair_id);
         let label = keys.keys.label();
-        let named = report.connections.iter().find(|ports| ports.label == label)?;
+        let named = report.and_then(|report| report.connections.iter().find(|ports| ports.label == label));
         let attempts = managed.machine.attempts();
-        let (local, ours) = match u16::try_from(named.source_port_after).ok()? {
+        let port = named.map_or(0, |ports| ports.source_port_after);
+        let (local, ours) = match u16::try_from(port).ok()? {
             // It is where it was, and what it sends to the peer has to come from there.
             0 => {
                 let local = managed.machine.wire().local;
@@ -236,7 +237,11 @@ impl<D: Datapath> Agent<D> {
             }
             port => {
                 let local = Endpoint::new(source, port);
-                (local, attempts.iter().any(|attempt| attempt.from == local))
+                let offered = managed.offered == Some(local);
+                (
+                    local,
+                    offered || attempts.iter().any(|attempt| attempt.from == local),
+                )
             }
         };
         let used = |attempt: &Attempt| attempt.from == local && attempt.destinations().contains(&peer);

@@ -127,6 +127,8 @@ pub struct Reporting {
     pub(crate) list_sessions: bool,
     /// Connections that were there at the last count.
     lived: HashSet<(Uuid, u64)>,
+    /// Since when direct paths have been wished for without a new look.
+    wished: Option<Timestamp>,
     wanted: Wanted,
     published: Wanted,
     pub(super) tries: Tries,
@@ -213,6 +215,7 @@ impl<D: Datapath> Agent<D> {
         }
         self.note_silent(now);
         self.renew_due(now);
+        self.wish_again(now);
         let mut changed: HashSet<Uuid> = HashSet::new();
         for identity in std::mem::take(&mut self.reporting.touched) {
             changed.extend(self.classify(identity, now));

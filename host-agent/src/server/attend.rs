@@ -218,7 +218,7 @@ impl Attendance {
                         return End::Over;
                     }
                     let now = self.wanted.borrow_and_update().clone();
-                    if now.from != wanted.from {
+                    if now.from != wanted.from || now.round != wanted.round {
                         return End::Anew;
                     }
                     let needed = now.needs(&self.server);

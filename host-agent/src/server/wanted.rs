@@ -141,6 +141,8 @@ impl HeldSessions {
 /// Everything that is wanted now.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Wanted {
+    /// Grows when the streams are to be made anew: a new one shows how the NAPT in front of this host maps now.
+    pub round: u64,
     /// The address to connect from: the one that is reported. None: the host has no address.
     pub from: Option<IpAddr>,
     /// Where this agent accepts pair exchanges.

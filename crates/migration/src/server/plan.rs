@@ -10,7 +10,7 @@
 //! | firewall | firewall | both; proxy |
 //! | firewall | NAPT | both, if the mapping can be foreseen; proxy |
 //! | moved while relayed, with no one to send | | the relay goes on; then as above |
-//! | relayed, and nothing is wrong | | as above, without the proxy |
+//! | relayed, and nothing is wrong | | as above, without what both would send at once, and without the proxy |
 //! | unprobed | as outside, after those that are known to be | |
 //! | unknown | as unprobed, after those | |
 
@@ -75,7 +75,8 @@ pub fn plan(first: &Standing, second: &Standing, meanwhile: Meanwhile) -> Vec<Tr
     if meanwhile == Meanwhile::Returning && tries.is_empty() {
         tries.push(Try::Relay);
     }
-    if can_be_foreseen(first) && can_be_foreseen(second) {
+    // What works is not put at stake: both ends would leave the relay at once, and neither knows whether the other has.
+    if meanwhile != Meanwhile::Relayed && can_be_foreseen(first) && can_be_foreseen(second) {
         tries.push(Try::Simultaneous);
     }
     if meanwhile != Meanwhile::Relayed {

@@ -1,7 +1,7 @@
 //! While a proxy relays: an end moves, both wish for a direct path, the proxy has to be left.
 
 use migration::Endpoint;
-use migration::server::DestinationAction::{AwaitMsyn, Proxy, SendMsyn, Simultaneous};
+use migration::server::DestinationAction::{AwaitMsyn, Proxy, SendMsyn};
 use migration::server::{ProxyGrant, Relayed, Report, ServerAction, ServerEvent, Side, WithdrawReason};
 
 use super::bench::{Bench, address, predictable, report};
@@ -75,28 +75,35 @@ fn a_wish_alone_asks_no_proxy_and_is_no_dead_end() {
 }
 
 #[test]
-fn a_napt_that_has_become_friendly_is_tried_with_the_next_report() {
+fn who_can_be_reached_is_sent_to_and_again_after_a_while() {
     let mut bench = wishing();
-    bench.report(A, predictable(through(A, 2, Relayed::Works)), "198.51.100.1");
-    assert_eq!(bench.told_to(), [None, None], "one is not enough");
-    bench.report(B, predictable(through(B, 2, Relayed::Works)), "203.0.113.1");
-    assert_eq!(bench.told_to(), [Some(Simultaneous), Some(Simultaneous)]);
+    let outside = Report {
+        source_after: address("198.51.100.9"),
+        ..through(A, 2, Relayed::Works)
+    };
+    bench.report(A, outside, "198.51.100.9");
+    assert_eq!(bench.told_to(), [Some(AwaitMsyn), Some(SendMsyn)]);
     assert_eq!(bench.proxy_asked(), None);
-    bench.fail(A);
+    bench.fail(B);
     assert_eq!(bench.record.decision, None, "no proxy follows");
     bench.wait(bench.rules.rest);
     assert_eq!(bench.told_to(), [None, None], "not so soon");
     bench.wait(bench.rules.rest_relayed);
-    assert_eq!(bench.told_to(), [Some(Simultaneous), Some(Simultaneous)]);
+    assert_eq!(bench.told_to(), [Some(AwaitMsyn), Some(SendMsyn)]);
+}
+
+#[test]
+fn what_works_through_a_proxy_is_not_put_at_stake() {
+    let mut bench = wishing();
+    bench.report(A, predictable(through(A, 2, Relayed::Works)), "198.51.100.1");
+    bench.report(B, predictable(through(B, 2, Relayed::Works)), "203.0.113.1");
+    assert_eq!(bench.told_to(), [None, None]);
 }
 
 #[test]
 fn what_has_become_direct_ends_the_wish_of_the_other_too() {
     let mut bench = wishing();
-    bench.report(A, predictable(through(A, 2, Relayed::Works)), "198.51.100.1");
-    bench.report(B, predictable(through(B, 2, Relayed::Works)), "203.0.113.1");
-    let decision = bench.record.decisions;
-    bench.withdraw(A, 2, WithdrawReason::Resumed, decision);
+    bench.withdraw(A, 1, WithdrawReason::Resumed, 0);
     assert_eq!(bench.cancelled(B), Some(true));
 }
 

@@ -36,6 +36,10 @@ impl<D: Datapath> Agent<D> {
     pub(super) fn classify(&mut self, identity: Tuple, now: Timestamp) -> Vec<Uuid> {
         let before = self.reporting.in_trouble.get(&identity).copied();
         let after = self.need_of(identity, now);
+        let after = after.map(|need| self.with_port(identity, need));
+        if !matches!(after, Some(Need::Better(_))) {
+            self.take_back_offer(identity);
+        }
         let mut changed: Vec<Uuid> = before.into_iter().collect();
         let pair = self.sessions.get(&identity).map(|managed| managed.keys().pair_id);
         let after = after.zip(pair);
@@ -54,6 +58,35 @@ impl<D: Datapath> Agent<D> {
             changed.push(pair);
         }
         changed
+    }
+
+    /// A connection that would go on directly would do so from a port of its own: a NAPT has made something of the present
+    /// one already.
+    fn with_port(&mut self, identity: Tuple, need: Need) -> Need {
+        let Need::Better(here) = need else { return need };
+        let offered = self.sessions.get(&identity).and_then(|managed| managed.offered);
+        if let Some(offered) = offered.filter(|offered| offered.address == here.address) {
+            return Need::Better(offered);
+        }
+        self.take_back_offer(identity);
+        let fresh = self.ports.take(here.address);
+        if let Some(managed) = self.sessions.get_mut(&identity) {
+            managed.offered = fresh;
+        }
+        Need::Better(fresh.unwrap_or(here))
+    }
+
+    fn take_back_offer(&mut self, identity: Tuple) {
+        let Some(managed) = self.sessions.get_mut(&identity) else {
+            return;
+        };
+        let unused = managed
+            .offered
+            .take()
+            .filter(|offered| !managed.paths.contains_key(offered));
+        if let Some(offered) = unused {
+            self.ports.give_back(offered);
+        }
     }
 
     fn need_of(&mut self, identity: Tuple, now: Timestamp) -> Option<Need> {

@@ -3,6 +3,8 @@
 
 use super::*;
 
+/// While a direct path is wished for, the NAPT is looked at anew so often: it may be another one by now, or behave better.
+const WISH_EVERY: Duration = Duration::from_secs(10 * 60);
 /// What resumes by itself within this time is not reported again: a peer that withdraws its report has often
 /// resumed, and its last word to us is still on its way.
 const RENEW_AFTER: Duration = Duration::from_millis(500);
@@ -10,9 +12,11 @@ const RENEW_AFTER: Duration = Duration::from_millis(500);
 const RENEW_EVERY: Duration = Duration::from_secs(2);
 
 impl<D: Datapath> Agent<D> {
-    /// `host-agent report`: every report in force is made anew.
+    /// `host-agent report`: every report in force is made anew, over streams that are made anew.
     pub fn report_again(&mut self, now: Timestamp) -> usize {
         let mut renewed = 0;
+        self.reporting.wanted.round += 1;
+        self.reporting.wished = Some(now);
         for trouble in self.reporting.troubles.values_mut() {
             renewed += usize::from(trouble.report.take().is_some());
         }
@@ -48,6 +52,30 @@ impl<D: Datapath> Agent<D> {
         }
         self.reporting.counter.pass(newest);
         self.report_forgotten(id, now);
+    }
+
+    /// Wishes that have not come true are said again now and then.
+    pub(super) fn wish_again(&mut self, now: Timestamp) {
+        let wishes = |trouble: &Trouble| {
+            let report = trouble.report.as_ref();
+            report.is_some_and(|(report, ..)| report.relayed() == said::mobility_report::Relayed::Works)
+        };
+        if !self.reporting.troubles.values().any(wishes) {
+            self.reporting.wished = None;
+            return;
+        }
+        let since = *self.reporting.wished.get_or_insert(now);
+        if now.since(since) < WISH_EVERY {
+            return;
+        }
+        self.reporting.wished = Some(now);
+        self.reporting.wanted.round += 1;
+        let wishing = self
+            .reporting
+            .troubles
+            .values_mut()
+            .filter(|trouble| wishes(&**trouble));
+        wishing.for_each(|trouble| trouble.report = None);
     }
 
     /// What was to be renewed about now counts as unreported.

@@ -125,7 +125,7 @@ impl<D: Datapath> Agent<D> {
                 _ => said::mobility_report::Relayed::No,
             };
             let after = match need {
-                Need::Moved(from) if from.port != wire.local.port => from.port,
+                Need::Moved(from) | Need::Better(from) if from.port != wire.local.port => from.port,
                 _ => 0,
             };
             connections.push(said::ConnectionPorts {
