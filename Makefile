@@ -60,7 +60,7 @@ sim: setup
 
 # What these kernels have and the one of this machine may lack, and what must not be done to this machine.
 vm-test: root build
-	@for kernel in linux-image-amd64 linux-image-6.12-amd64; do .ci/vm $$kernel \
+	@for kernel in linux-image-6.12-amd64 linux-image-amd64; do .ci/vm $$kernel \
 		$(foreach story,napt_to_napt kernel_tls ipv4_over_ipv6 vm/clock_jumps,'$(TARGET)/debug/lab run tests/scenarios/$(story).scn') \
 		|| exit 1; done
 
