@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use migration::server::{
     AgentName, ConnectionPorts, Destination, DestinationAction, FailureCause, Mapping, MappingBehaviour,
-    PairId, PairKey, PairRecord, Relayed, Report, Rules, ServerAction, ServerEvent, WithdrawReason, step,
+    PairId, PairKey, PairRecord, Relayed, Report, Rules, ServerAction, ServerEvent, ServerRefusal,
+    WithdrawReason, step,
 };
 use migration::{Endpoint, Timestamp};
 
@@ -213,7 +214,12 @@ impl World {
                     let key = self.agents.pairs[p].record.key.clone();
                     self.agents.pairs[p].record = PairRecord::new(key);
                 }
-                ServerAction::Tell { ref agent, .. } | ServerAction::Cancel { ref agent, .. } => {
+                ServerAction::Tell { ref agent, .. }
+                | ServerAction::Cancel { ref agent, .. }
+                | ServerAction::Refuse {
+                    ref agent,
+                    reason: ServerRefusal::Stale { .. },
+                } => {
                     let to = node_of(agent);
                     if let Some(h) = self.agents.pairs[p]
                         .nodes
@@ -279,6 +285,18 @@ impl World {
                 if forgotten {
                     end.report = None;
                 }
+            }
+            // The word that it was forgotten has got lost: it is reported anew, above what the server has heard.
+            ServerAction::Refuse {
+                reason: ServerRefusal::Stale { got, newest },
+                ..
+            } if end
+                .report
+                .as_ref()
+                .is_some_and(|report| report.move_counter == got) =>
+            {
+                end.report = None;
+                end.counter = end.counter.max(newest);
             }
             _ => {}
         }
