@@ -197,7 +197,10 @@ impl Leases {
         }
         let any = self.ports.addresses().iter().any(IpAddr::is_ipv4);
         let ipv4 = expected.map(|address| address.map_or(any, |address| address.is_ipv4()));
-        let ends = self.ports.take(ipv4, seed).ok_or(LeaseRefusal::Exhausted)?;
+        let ends = self
+            .ports
+            .take(ipv4, &ticket.pair, seed)
+            .ok_or(LeaseRefusal::Exhausted)?;
         Ok(Lease {
             id: ticket.lease,
             pair: ticket.pair,

@@ -11,8 +11,6 @@ pub struct Ports {
     addresses: Vec<IpAddr>,
     range: (u16, u16),
     taken: HashSet<Endpoint>,
-    /// Which address of a family comes next.
-    turn: usize,
 }
 
 impl Ports {
@@ -22,7 +20,6 @@ impl Ports {
             addresses,
             range,
             taken: HashSet::new(),
-            turn: 0,
         }
     }
 
@@ -38,9 +35,10 @@ impl Ports {
     }
 
     /// Takes a port for two ends, each named by whether it comes over IPv4; one port of one address where it can be.
-    /// `seed`: where the search begins, so that nobody knows which port is next. None: all are taken, or there is no
-    /// address of a family.
-    pub fn take(&mut self, ipv4: [bool; 2], seed: u64) -> Option<[Endpoint; 2]> {
+    /// `pair`: its connections share an address while that has ports, since a destination names one address for all of
+    /// them; pairs are spread over the addresses. `seed`: where the search begins, so that nobody knows which port is
+    /// next. None: all are taken, or there is no address of a family.
+    pub fn take(&mut self, ipv4: [bool; 2], pair: &[u8; 16], seed: u64) -> Option<[Endpoint; 2]> {
         let of = |ipv4: bool| -> Vec<IpAddr> {
             let family = self.addresses.iter().filter(|one| one.is_ipv4() == ipv4);
             family.copied().collect()
@@ -50,8 +48,10 @@ impl Ports {
             return None;
         }
         let count = u64::from(self.range.1 - self.range.0) + 1;
+        // Pair IDs are random.
+        let first = usize::from(u16::from_be_bytes([pair[14], pair[15]]));
         for at in 0..firsts.len() {
-            let turn = self.turn.wrapping_add(at);
+            let turn = first + at;
             let one = firsts[turn % firsts.len()];
             let other = match ipv4[0] == ipv4[1] {
                 true => one,
@@ -62,7 +62,6 @@ impl Ports {
                 .map(|port| [Endpoint::new(one, port), Endpoint::new(other, port)])
                 .find(|ends| ends.iter().all(|end| !self.taken.contains(end)));
             if let Some(ends) = free {
-                self.turn = turn.wrapping_add(1);
                 self.taken.extend(ends);
                 return Some(ends);
             }
@@ -126,24 +125,39 @@ mod tests {
         );
         assert_eq!(ports.room(), 3);
         let all: Vec<_> = (0..3)
-            .map(|seed| ports.take([true, true], seed * 7).unwrap())
+            .map(|seed| ports.take([true, true], &[0; 16], seed * 7).unwrap())
             .collect();
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), 3);
         assert!(all.iter().all(|[one, other]| one == other));
-        assert_eq!(ports.take([true, true], 0), None);
+        assert_eq!(ports.take([true, true], &[0; 16], 0), None);
         // Both families: a port has to be free at both addresses.
-        assert_eq!(ports.take([true, false], 0), None);
+        assert_eq!(ports.take([true, false], &[0; 16], 0), None);
         ports.free(all[1]);
-        let [one, other] = ports.take([true, false], 5).unwrap();
+        let [one, other] = ports.take([true, false], &[0; 16], 5).unwrap();
         assert_eq!((one.port, other.port), (all[1][0].port, all[1][0].port));
         assert!(one.address.is_ipv4() && other.address.is_ipv6());
-        assert!(ports.take([false, false], 0).is_some());
+        assert!(ports.take([false, false], &[0; 16], 0).is_some());
+    }
+
+    #[test]
+    fn the_connections_of_a_pair_share_an_address_until_it_is_full_and_pairs_are_spread() {
+        let addresses = (1..=4).map(|last| IpAddr::from([192, 0, 2, last])).collect();
+        let mut ports = Ports::new(addresses, (20000, 20002));
+        let mut of = |pair: u8| {
+            let [end, _] = ports.take([true, true], &[pair; 16], 9).unwrap();
+            end.address
+        };
+        let first: Vec<_> = (0..3).map(|_| of(1)).collect();
+        assert!(first.iter().all(|address| *address == first[0]));
+        assert_ne!(of(1), first[0], "three ports are all it has");
+        let all: HashSet<_> = [2, 3].map(&mut of).into_iter().collect();
+        assert_eq!(all.len(), 2);
     }
 
     #[test]
     fn without_an_address_of_a_family_nothing_is_given() {
         let mut ports = Ports::new(vec!["192.0.2.1".parse().unwrap()], (20000, 20002));
-        assert_eq!(ports.take([true, false], 0), None);
-        assert_eq!(ports.take([false, false], 0), None);
+        assert_eq!(ports.take([true, false], &[0; 16], 0), None);
+        assert_eq!(ports.take([false, false], &[0; 16], 0), None);
     }
 }
