@@ -71,6 +71,7 @@ bench: root setup
 	cargo build --release -p host-agent -p mobility-server -p mptcp-relay -p lab
 	$(TARGET)/release/lab bench
 	cargo bench -p mobility-server --bench server
+	cargo bench -p symmetric-proxy --bench proxy -- silence syns msyns
 
 fuzz: setup
 	@cargo fuzz --version >/dev/null 2>&1 || { echo 'make: cargo install cargo-fuzz, and rustup toolchain install nightly' >&2; exit 1; }

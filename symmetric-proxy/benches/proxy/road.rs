@@ -137,7 +137,7 @@ impl Road {
             std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")
         })?;
         let relay = match between {
-            Between::Relay(entries) => Some(middle.enter(|| relay(entries, connections, directory))),
+            Between::Relay(entries) => Some(middle.enter(|| relay(entries, connections))),
             Between::Nat => {
                 let rules = format!(
                     "table ip t {{\n chain pre {{ type nat hook prerouting priority -100; ip daddr {MIDDLE} tcp dport {PORT} dnat \
@@ -315,10 +315,10 @@ fn start(place: &Place, mut command: Command) -> io::Result<Child> {
 }
 
 /// The relay's data path, with these connections and so many entries that nobody uses.
-fn relay(entries: usize, connections: u16, directory: &std::path::Path) -> RelayDatapath {
-    let pin_dir = std::path::Path::new("/sys/fs/bpf").join(directory.file_name().expect("a name"));
+fn relay(entries: usize, connections: u16) -> RelayDatapath {
     let relay = RelayDatapath::open(&RelayOptions {
-        pin_dir: pin_dir.join(format!("{entries}")),
+        // A BPF file system takes no dots in names.
+        pin_dir: format!("/sys/fs/bpf/relay-{entries}").into(),
         addresses: vec![MIDDLE.into(), FAR.into()],
         ports: (20_000, 29_999),
         mark: 0,
