@@ -120,7 +120,7 @@ async fn relay(config: &Config, rules: &Rules, socket: tokio::net::UnixListener)
     loop {
         tokio::select! {
             held = queue.next() => relay.decide(held.context("the packet queue is gone")?, &queue),
-            Some(happening) = happenings.recv() => relay.happened(happening, &queue),
+            Some(happening) = happenings.recv() => relay.happened(happening, &queue).await,
             event = events.next() => match event {
                 Some(event) => relay.hear(event).await,
                 None => events = resubscribe().await,
@@ -144,7 +144,7 @@ async fn relay(config: &Config, rules: &Rules, socket: tokio::net::UnixListener)
     let deadline = tokio::time::Instant::now() + RESETTING;
     while !relay.sessions.is_empty() {
         match tokio::time::timeout_at(deadline, happenings.recv()).await {
-            Ok(Some(happening)) => relay.happened(happening, &queue),
+            Ok(Some(happening)) => relay.happened(happening, &queue).await,
             _ => break,
         }
     }

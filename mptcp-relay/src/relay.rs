@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mptcp_pm::Client;
+use mptcp_pm::{Client, Token};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -43,6 +43,8 @@ pub(crate) enum Happening {
     ProbeLate(Ends, u64),
     /// What others have on the access points.
     Others(Vec<Others>),
+    /// The terminal of this connection has sent much, and then nothing for a moment.
+    Paused(Token),
     /// A connection has ended.
     Ended(u64, Ended),
     /// Whether a join that is none of ours was handed to the relay that has its connection.
@@ -171,8 +173,9 @@ impl Relay {
         }
     }
 
-    pub(crate) fn happened(&mut self, happening: Happening, queue: &Queue) {
+    pub(crate) async fn happened(&mut self, happening: Happening, queue: &Queue) {
         match happening {
+            Happening::Paused(token) => self.acknowledge(token).await,
             Happening::Asked(ends, Ok(stream)) => {
                 self.counters.count("answered");
                 self.admission.answered(ends, self.began.elapsed());
@@ -260,8 +263,14 @@ impl Relay {
             self.tell_paths(token);
         }
         let happening = self.happening.clone();
+        let pauses = token.map(|token| {
+            let happening = happening.clone();
+            // Lost when the loop is busy: the terminal's own clock is the remedy then.
+            let tell = move || drop(happening.try_send(Happening::Paused(token)));
+            Box::new(tell) as transfer::Pauses
+        });
         tokio::spawn(async move {
-            let ended = transfer::carry(terminal, server, &carried, stop).await;
+            let ended = transfer::carry(terminal, server, &carried, pauses, stop).await;
             let _ = happening.send(Happening::Ended(number, ended)).await;
         });
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mptcp_pm::{Endpoint, EndpointFlags, Event};
+use mptcp_pm::{Endpoint, EndpointFlags, Event, Token};
 use tokio::sync::mpsc;
 
 use crate::act::canonical;
@@ -68,6 +68,19 @@ impl Relay {
                     tracing::warn!(%error, "the kernel refuses");
                 }
             }
+        }
+    }
+
+    /// Tells a terminal how far it has been heard. Its subflow stays what it is: saying so once more is a segment, which carries
+    /// the connection's acknowledgement.
+    pub(crate) async fn acknowledge(&mut self, token: Token) {
+        let subflows = self.policy.subflows(token);
+        let Some((local, remote, subflow)) = subflows.min_by_key(|(_, _, subflow)| subflow.backup) else {
+            return;
+        };
+        self.counters.count("acknowledged");
+        if let Err(error) = self.client.set_backup(token, local, remote, subflow.backup).await {
+            tracing::debug!(%token, %error, "no acknowledgement");
         }
     }
 

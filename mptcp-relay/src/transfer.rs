@@ -3,6 +3,10 @@
 //! A FIN passes as a FIN, so half-closed connections stay half-closed. Whatever ends a socket otherwise (a reset, a
 //! peer that is gone) ends the other one by a reset. Each direction holds one buffer and reads no more before it is
 //! written: a slow receiver slows the sender down by its window, and memory per connection is bounded.
+//!
+//! Linux acknowledges a subflow's bytes at once, but the connection's only with the next segment if the socket was being read
+//! when they came. A terminal whose last window was acknowledged like that sends nothing more until it repeats data after
+//! 200 ms. So a terminal that pauses after a burst is told once more how far it has been heard (`Pauses`).
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +22,11 @@ use tokio_util::sync::CancellationToken;
 const SMALL: usize = 16 * 1024;
 /// ... and of one that says much.
 const LARGE: usize = 256 * 1024;
+
+/// A terminal that has sent so much ...
+const BURST: usize = 64 * 1024;
+/// ... and then nothing for so long may wait for an acknowledgement.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Bytes so far.
 #[derive(Debug, Default)]
@@ -37,11 +46,15 @@ pub enum Ended {
     Reset,
 }
 
+/// What is called when a terminal pauses.
+pub type Pauses = Box<dyn Fn() + Send + Sync>;
+
 /// Carries everything, or until it is stopped: then both sides are reset.
 pub async fn carry(
     mut terminal: TcpStream,
     mut server: TcpStream,
     carried: &Carried,
+    pauses: Option<Pauses>,
     stop: CancellationToken,
 ) -> Ended {
     for socket in [&terminal, &server] {
@@ -54,8 +67,8 @@ pub async fn carry(
         let (from_server, to_server) = server.split();
         let both = async {
             tokio::try_join!(
-                pump(from_terminal, to_server, &carried.up),
-                pump(from_server, to_terminal, &carried.down),
+                pump(from_terminal, to_server, &carried.up, pauses.as_ref()),
+                pump(from_server, to_terminal, &carried.down, None),
             )
         };
         tokio::select! {
@@ -79,10 +92,26 @@ pub fn reset(socket: TcpStream) {
     let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
 }
 
-async fn pump(from: ReadHalf<'_>, mut to: WriteHalf<'_>, carried: &AtomicU64) -> io::Result<()> {
+async fn pump(
+    from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    carried: &AtomicU64,
+    pauses: Option<&Pauses>,
+) -> io::Result<()> {
     let mut buffer = vec![0; SMALL];
+    let mut burst = 0;
     loop {
-        from.readable().await?;
+        match pauses.filter(|_| burst >= BURST) {
+            Some(pauses) => match tokio::time::timeout(PAUSE, from.readable()).await {
+                Ok(ready) => ready?,
+                Err(_) => {
+                    pauses();
+                    burst = 0;
+                    continue;
+                }
+            },
+            None => from.readable().await?,
+        }
         let length = match from.try_read(&mut buffer) {
             Ok(0) => return to.shutdown().await,
             Ok(length) => length,
@@ -91,6 +120,7 @@ async fn pump(from: ReadHalf<'_>, mut to: WriteHalf<'_>, carried: &AtomicU64) ->
         };
         to.write_all(&buffer[..length]).await?;
         carried.fetch_add(length as u64, Ordering::Relaxed);
+        burst += length;
         if length == buffer.len() && length < LARGE {
             buffer.resize(LARGE, 0);
         }
