@@ -122,10 +122,10 @@ fn the_table_must_not_be_one_of_the_systems() {
 
 #[test]
 fn the_rules_must_come_between_those_of_the_system() {
-    for priority in ["0", "32764", "32766", "4294967295"] {
+    for priority in ["0", "32763", "32766", "4294967295"] {
         refused(&format!("rule_priority = {priority}"), "rule_priority");
     }
-    assert_eq!(load("rule_priority = 32763").unwrap().rule_priority, 32763);
+    assert_eq!(load("rule_priority = 32762").unwrap().rule_priority, 32762);
 }
 
 #[test]

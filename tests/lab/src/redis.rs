@@ -50,6 +50,7 @@ impl RedisCluster {
             let settings = [
                 ("--port", port.as_str()),
                 ("--bind", address.as_str()),
+                ("--cluster-announce-ip", address.as_str()),
                 ("--save", ""),
                 ("--appendonly", "no"),
                 ("--cluster-enabled", "yes"),

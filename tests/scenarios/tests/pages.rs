@@ -149,7 +149,7 @@ fn the_packaged_configuration_names_every_key() {
         .map(|(key, _)| key.trim())
         .collect();
     let structs = source.split("\npub struct ").skip(1).filter(|part| {
-        ["Config ", "Timeouts ", "Paths ", "Heartbeat "]
+        ["Config ", "Timeouts ", "Paths ", "Heartbeat ", "Mptcp "]
             .iter()
             .any(|name| part.starts_with(name))
     });
@@ -157,7 +157,7 @@ fn the_packaged_configuration_names_every_key() {
         .flat_map(|part| part.split("\n}").next().unwrap_or_default().lines())
         .filter_map(|line| line.strip_prefix("    pub ")?.split_once(':'))
         .map(|(key, _)| key)
-        .filter(|key| !matches!(*key, "trust" | "timeouts" | "paths" | "heartbeat"))
+        .filter(|key| !matches!(*key, "trust" | "timeouts" | "paths" | "heartbeat" | "mptcp"))
         .collect();
     assert!(keys.len() > 15, "the keys were not found in config.rs: {keys:?}");
     let missing: Vec<&&str> = keys.iter().filter(|key| !named.contains(**key)).collect();
@@ -165,7 +165,7 @@ fn the_packaged_configuration_names_every_key() {
         missing.is_empty(),
         "packaging/host-agent.toml does not explain {missing:?}"
     );
-    for table in ["[trust]", "[timeouts]"] {
+    for table in ["[trust]", "[timeouts]", "[mptcp]"] {
         assert!(text.contains(table));
     }
 }

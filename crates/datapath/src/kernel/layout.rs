@@ -22,7 +22,7 @@ use super::maps::find;
 use crate::skeleton::{Plain, types as raw};
 
 /// The number of this program's layout. It grows with every change of a pinned map.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 /// The oldest layout whose entries this program can carry over, and which can carry over this one's.
 pub const OLDEST_LAYOUT: u32 = 1;
 
@@ -31,7 +31,7 @@ const NOT_COPIED: [&str; 2] = ["agent_config", "offer_to"];
 
 /// How many connections the maps of one kind take for each connection that can migrate.
 const TWICE: [&str; 3] = ["connections", "tokens", "arrivals"];
-const ONCE: [&str; 2] = ["sessions", "wires"];
+const ONCE: [&str; 3] = ["sessions", "wires", "legs"];
 
 /// How maps are made, and which of them were pinned in another way.
 pub(super) struct Plan {

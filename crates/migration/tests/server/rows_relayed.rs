@@ -68,7 +68,7 @@ fn who_moves_outside_is_sent_to_by_the_other_at_once() {
 
 #[test]
 fn a_wish_alone_asks_no_proxy_and_is_no_dead_end() {
-    let mut bench = wishing();
+    let bench = wishing();
     assert_eq!(bench.told_to(), [None, None]);
     assert_eq!(bench.proxy_asked(), None);
     assert!(!bench.out.contains(&ServerAction::NoWay), "it works meanwhile");
