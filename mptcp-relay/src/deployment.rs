@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use identity::{Credentials, HostIdentity, MemberRole, Trust};
+use identity::{Credentials, MemberRole};
 use member::renewal::Renewal;
+use member::standing::{self, StandingError};
 use mptcp_pm::Token;
 use proto::mobility::v1 as said;
 use said::sessions_client::SessionsClient;
@@ -73,38 +74,16 @@ pub struct Deployment {
 ///
 /// # Errors
 /// There is no usable identity, or it is not a relay's.
-pub fn credentials(config: &Config) -> anyhow::Result<Credentials> {
-    let identity = HostIdentity::load(&config.identity).with_context(|| {
-        format!(
-            "no identity in {}: make a token with mobility-server enroll-token --role relay, then mptcp-relay enroll; or \
-             leave `servers` empty, for a relay of its own",
-            config.identity.display()
-        )
-    })?;
-    if identity.role() != MemberRole::Relay {
-        anyhow::bail!(
-            "the identity in {} is that of an {}: enrol with a token for the role relay",
-            config.identity.display(),
-            identity.role()
-        );
-    }
-    let bundle = config.identity.join("ca.pem");
-    Ok(Credentials::new(identity, &Trust::Ca { bundle })?)
+pub fn credentials(config: &Config) -> Result<Credentials, StandingError> {
+    standing::credentials(&config.identity, MemberRole::Relay, "mptcp-relay")
 }
 
-/// The configured servers, or else those that the enrolment has named; empty: no deployment.
+/// The servers of its deployment; empty: it is in none.
 ///
 /// # Errors
 /// One is no URL.
 pub fn servers_of(config: &Config) -> anyhow::Result<Vec<String>> {
-    let urls = match config.servers.is_empty() {
-        true => member::enrolment::servers_of(&config.identity),
-        false => config.servers.clone(),
-    };
-    for url in &urls {
-        member::connect::host_and_port(url).context("`servers`")?;
-    }
-    Ok(urls)
+    standing::servers(&config.servers, &config.identity).context("`servers`")
 }
 
 /// Addresses of this host that others may reach.
@@ -140,7 +119,7 @@ impl Deployment {
         let credentials = match urls.is_empty() {
             true => None,
             false => credentials(config)
-                .inspect_err(|error| tracing::error!("the relay is in no deployment: {error:#}"))
+                .inspect_err(|error| tracing::error!("the relay is in no deployment: {error}; or leave `servers` empty, for a relay of its own"))
                 .ok(),
         };
         if credentials.is_none() {
@@ -240,7 +219,7 @@ impl Deployment {
                             sender.send_replace(renewed);
                         }
                     }
-                    Err(error) => tracing::error!("the new certificate cannot be used: {error:#}"),
+                    Err(error) => tracing::error!("the new certificate cannot be used: {error}"),
                 },
             }
         }

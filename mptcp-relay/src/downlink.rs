@@ -20,6 +20,7 @@ use crate::admission::{Admitted, Way};
 use crate::answers::Said;
 use crate::queue::{Held, Queue, Verdict};
 use crate::relay::{Happening, Relay};
+use crate::reset::Purpose;
 use crate::syn::{Ends, Syn, SynAck};
 use crate::transfer;
 use crate::{act, reset};
@@ -34,6 +35,8 @@ pub(crate) struct Probe {
     answer: Option<(Held, SynAck)>,
     /// Whether the terminal has answered at all.
     heard: bool,
+    /// What it has answered.
+    said: Option<SynAck>,
     /// Whichever side's connection is established before the other's.
     server: Option<TcpStream>,
     terminal: Option<TcpStream>,
@@ -81,6 +84,7 @@ impl Relay {
             syn: Some(held),
             answer: None,
             heard: false,
+            said: None,
             server: None,
             terminal: None,
             joins: None,
@@ -113,6 +117,7 @@ impl Relay {
             return;
         }
         probe.heard = true;
+        probe.said = Some(answer);
         probe.answer = Some((held, answer));
         if !answer.capable {
             self.counters.count("probed_plain");
@@ -156,7 +161,7 @@ impl Relay {
         };
         match outcome {
             Ok(terminal) => match probe.server.take() {
-                Some(server) => self.begin(Way::Down, ends, terminal, server, probe.joins),
+                Some(server) => self.begin_down(ends, terminal, server, probe),
                 None => {
                     // Its answer was not held, since the queue was full.
                     probe.heard = true;
@@ -169,9 +174,10 @@ impl Relay {
                 tracing::debug!(%ends, %error, "the terminal is not asked any longer; its server connects directly");
                 if let Some((held, answer)) = probe.answer.take() {
                     let _ = queue.decide(held.id, Verdict::Drop);
-                    if let Err(error) =
-                        reset::send(ends.server, ends.terminal, answer.acknowledges, self.marks.own)
-                    {
+                    let half_open = Purpose::Reset {
+                        sequence: answer.acknowledges,
+                    };
+                    if let Err(error) = reset::send(ends.server, ends.terminal, half_open, self.marks.own) {
                         tracing::warn!(%error, "cannot send a reset to a terminal");
                     }
                 }
@@ -191,6 +197,14 @@ impl Relay {
         }
     }
 
+    fn begin_down(&mut self, ends: Ends, terminal: TcpStream, server: TcpStream, probe: Probe) {
+        let token = act::token(&terminal);
+        self.begin(Way::Down, ends, terminal, server, probe.joins);
+        if let (Some(token), Some(answer)) = (token, probe.said) {
+            self.opened_down(ends, token, &answer);
+        }
+    }
+
     /// A server has completed its handshake.
     pub(crate) fn accepted_down(&mut self, ends: Ends, server: TcpStream, queue: &Queue) {
         let expected = self.probes.contains_key(&ends) && self.admission.accepted(ends);
@@ -200,7 +214,7 @@ impl Relay {
             return transfer::reset(server);
         };
         if let Some(terminal) = probe.terminal.take() {
-            return self.begin(Way::Down, ends, terminal, server, probe.joins);
+            return self.begin_down(ends, terminal, server, probe);
         }
         if let Some((held, _)) = probe.answer.take() {
             self.let_go(&held, 0, queue);

@@ -122,7 +122,7 @@ async fn relay(config: &Config, rules: &Rules, socket: tokio::net::UnixListener)
             held = queue.next() => relay.decide(held.context("the packet queue is gone")?, &queue),
             Some(happening) = happenings.recv() => relay.happened(happening, &queue).await,
             event = events.next() => match event {
-                Some(event) => relay.hear(event).await,
+                Some(event) => relay.hear(event, &queue).await,
                 None => events = resubscribe().await,
             },
             lost = relay.deployment.next() => relay.paths_lost(lost).await,

@@ -29,6 +29,7 @@ pub mod deployment;
 pub mod doctor;
 mod downlink;
 pub mod drive;
+mod early;
 mod joined;
 pub mod losses;
 pub mod metrics;

@@ -66,6 +66,7 @@ struct Connection {
     subflows: BTreeMap<(SocketAddr, SocketAddr), Subflow>,
     primary: Option<IpAddr>,
     opened_here: bool,
+    established: bool,
 }
 
 /// A choice that cannot be.
@@ -143,6 +144,7 @@ impl Policy {
             Event::Created(made) | Event::Established(made) => {
                 let connection = self.connections.entry(made.token).or_default();
                 connection.opened_here = !made.accepted;
+                connection.established |= matches!(event, Event::Established(_));
                 let first = (made.local, made.remote);
                 connection
                     .subflows
@@ -275,9 +277,19 @@ impl Policy {
             .map(|((local, remote), subflow)| (*local, *remote, *subflow))
     }
 
-    /// Forgets connections that are not among these: some events were missed.
+    /// Whether subflows may join a connection; None: nothing is known of it. The kernel resets what joins one that was opened
+    /// here before its peer has acknowledged anything in MPTCP's terms.
+    pub fn is_ready(&self, token: Token) -> Option<bool> {
+        let connection = self.connections.get(&token)?;
+        Some(connection.established || !connection.opened_here)
+    }
+
+    /// Forgets connections that are not among these: some events were missed. Those that exist may be ready.
     pub fn keep(&mut self, exist: impl Fn(Token) -> bool) {
-        self.connections.retain(|token, _| exist(*token));
+        self.connections.retain(|token, connection| {
+            connection.established = true;
+            exist(*token)
+        });
     }
 }
 

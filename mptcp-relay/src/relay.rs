@@ -16,6 +16,7 @@ use crate::admission::{Admission, Admitted, Way, Why};
 use crate::config::Config;
 use crate::deployment::Deployment;
 use crate::downlink::Probe;
+use crate::early::Early;
 use crate::joined::Handing;
 use crate::losses::Losses;
 use crate::metrics::Counters;
@@ -41,6 +42,8 @@ pub(crate) enum Happening {
     Probed(Ends, io::Result<TcpStream>),
     /// The probe with this number has had its time.
     ProbeLate(Ends, u64),
+    /// A join has been held for as long as it may be, since then.
+    JoinLate(Ends, Duration),
     /// What others have on the access points.
     Others(Vec<Others>),
     /// The terminal of this connection has sent much, and then nothing for a moment.
@@ -66,6 +69,8 @@ pub(crate) struct Relay {
     pub(crate) probes: HashMap<Ends, Probe>,
     pub(crate) probes_begun: u64,
     pub(crate) probe_patience: Duration,
+    /// Subflows of connections that are not ready for them.
+    pub(crate) early: Early,
     pub(crate) sessions: Sessions,
     pub(crate) policy: Policy,
     pub(crate) balancer: Balancer,
@@ -103,6 +108,7 @@ impl Relay {
             probes: HashMap::new(),
             probes_begun: 0,
             probe_patience: Config::seconds(config.timeouts.probe),
+            early: Early::default(),
             sessions: Sessions::default(),
             balancer: Balancer::new(&config.balance),
             policy: Policy::new(config.announce.clone())
@@ -139,10 +145,13 @@ impl Relay {
                     let _ = happening.send(Happening::Asked(syn.ends, outcome)).await;
                 });
             }
-            Admitted::Release => {
-                self.counters.count("released");
-                self.let_go(&held, self.marks.released, queue);
-            }
+            Admitted::Release => match self.joins_early(&syn) {
+                Some(token) => self.hold_join(syn.ends, held, token, queue),
+                None => {
+                    self.counters.count("released");
+                    self.let_go(&held, self.marks.released, queue);
+                }
+            },
             Admitted::Pass(Why::Stranger) if self.seeks(&syn) => self.seek(syn, held, queue),
             Admitted::Pass(why) => self.pass(syn.ends, &held, why, queue),
             Admitted::Drop => {
@@ -203,6 +212,7 @@ impl Relay {
             Happening::Accepted(Way::Down, ends, server) => self.accepted_down(ends, server, queue),
             Happening::Probed(ends, outcome) => self.probed(ends, outcome, queue),
             Happening::ProbeLate(ends, number) => self.probe_late(ends, number),
+            Happening::JoinLate(ends, since) => self.join_late(ends, since, queue),
             Happening::Sought(ends, handed) => self.sought(ends, handed, queue),
             Happening::Others(others) => self.balancer.hear(others),
             Happening::Ended(number, how) => {

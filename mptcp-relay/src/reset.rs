@@ -1,4 +1,5 @@
-//! A reset in somebody else's name: it ends what a terminal has half open when it turned out to speak no MPTCP.
+//! Segments in a server's name: a reset ends what a terminal has half open when it turned out to speak no MPTCP; a question
+//! has a terminal say what it has heard.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -7,17 +8,35 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 const TCP: u8 = 6;
 const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
 const HOPS: u8 = 64;
+
+/// What a segment is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// It ends what is half open at this number.
+    Reset {
+        /// The number that is expected next.
+        sequence: u32,
+    },
+    /// As a keepalive: a number that was heard before, which makes who hears it say how far it has heard.
+    Question {
+        /// Below what is expected next.
+        sequence: u32,
+        /// How far the other end was heard.
+        acknowledges: u32,
+    },
+}
 
 /// Sends it.
 ///
 /// # Errors
 /// No raw socket, or no route.
-pub fn send(from: SocketAddr, to: SocketAddr, sequence: u32, mark: u32) -> io::Result<()> {
+pub fn send(from: SocketAddr, to: SocketAddr, purpose: Purpose, mark: u32) -> io::Result<()> {
     let domain = if to.is_ipv6() { Domain::IPV6 } else { Domain::IPV4 };
     let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
     socket.set_mark(mark)?;
-    let packet = packet(from, to, sequence);
+    let packet = packet(from, to, purpose);
     // A raw socket of IPv6 takes a port for a protocol.
     socket
         .send_to(&packet, &SocketAddr::new(to.ip(), 0).into())
@@ -25,13 +44,21 @@ pub fn send(from: SocketAddr, to: SocketAddr, sequence: u32, mark: u32) -> io::R
 }
 
 /// The packet, from the IP header on.
-pub fn packet(from: SocketAddr, to: SocketAddr, sequence: u32) -> Vec<u8> {
+pub fn packet(from: SocketAddr, to: SocketAddr, purpose: Purpose) -> Vec<u8> {
+    let (sequence, acknowledges, flags) = match purpose {
+        Purpose::Reset { sequence } => (sequence, 0, RST),
+        Purpose::Question {
+            sequence,
+            acknowledges,
+        } => (sequence, acknowledges, ACK),
+    };
     let mut segment = Vec::with_capacity(20);
     segment.extend(from.port().to_be_bytes());
     segment.extend(to.port().to_be_bytes());
     segment.extend(sequence.to_be_bytes());
-    segment.extend([0; 4]);
-    segment.extend([5 << 4, RST]);
+    segment.extend(acknowledges.to_be_bytes());
+    segment.extend([5 << 4, flags]);
+    // What the window says nobody believes at such a number.
     segment.extend([0; 6]);
     let mut pseudo = addresses(from, to);
     pseudo.extend((segment.len() as u32).to_be_bytes());

@@ -11,11 +11,12 @@ use crate::config::Balance;
 use crate::neighbours;
 use crate::paths::Command;
 use crate::points::{Carried, Others, Who};
+use crate::queue::Queue;
 use crate::relay::{Happening, Relay};
 
 impl Relay {
     /// The path manager tells something.
-    pub(crate) async fn hear(&mut self, event: Event) {
+    pub(crate) async fn hear(&mut self, event: Event, queue: &Queue) {
         tracing::trace!(?event, "path manager");
         match &event {
             Event::SubflowEstablished(_) => self.counters.count("subflows_joined"),
@@ -29,6 +30,7 @@ impl Relay {
             _ => {}
         }
         let commands = self.policy.hear(&event);
+        self.join_waiting(&event, queue);
         self.order(commands).await;
         self.joined_or_left(&event).await;
     }

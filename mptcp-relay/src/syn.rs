@@ -76,6 +76,8 @@ pub struct SynAck {
     pub capable: bool,
     /// What it acknowledges: the number that a reset must have to end what it answers.
     pub acknowledges: u32,
+    /// Its own number.
+    pub number: u32,
 }
 
 impl SynAck {
@@ -85,14 +87,18 @@ impl SynAck {
         if segment.header[13] & FLAGS != SYN | ACK {
             return None;
         }
-        let number: [u8; 4] = segment.header.get(8..12)?.try_into().ok()?;
+        let word = |at: usize| {
+            let bytes: [u8; 4] = segment.header.get(at..at + 4)?.try_into().ok()?;
+            Some(u32::from_be_bytes(bytes))
+        };
         Some(Self {
             ends: Ends {
                 terminal: segment.from,
                 server: segment.to,
             },
             capable: agrees(segment.options),
-            acknowledges: u32::from_be_bytes(number),
+            acknowledges: word(8)?,
+            number: word(4)?,
         })
     }
 }

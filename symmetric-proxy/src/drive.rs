@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use datapath::relay::{RelayDatapath, RelayEvent, RelayOptions};
 use identity::ticket::TicketVerifier;
-use identity::{Credentials, HostIdentity, MemberRole, Trust};
+use identity::{Credentials, MemberRole};
 use member::renewal::Renewal;
+use member::standing::{self, StandingError};
 use migration::proxy::{Event, Leg, Patience};
 use operator::log::LogHandle;
 use proto::mobility::v1 as said;
@@ -46,22 +47,8 @@ const AT_ONCE: usize = 256;
 ///
 /// # Errors
 /// There is no usable identity, or it is not a proxy's.
-pub fn credentials(config: &Config) -> anyhow::Result<Credentials> {
-    let identity = HostIdentity::load(&config.identity).with_context(|| {
-        format!(
-            "no identity in {}: make a token with mobility-server enroll-token --role proxy, then symmetric-proxy enroll",
-            config.identity.display()
-        )
-    })?;
-    if identity.role() != MemberRole::Proxy {
-        anyhow::bail!(
-            "the identity in {} is that of an {}: enrol with a token for the role proxy",
-            config.identity.display(),
-            identity.role()
-        );
-    }
-    let bundle = config.identity.join("ca.pem");
-    Ok(Credentials::new(identity, &Trust::Ca { bundle })?)
+pub fn credentials(config: &Config) -> Result<Credentials, StandingError> {
+    standing::credentials(&config.identity, MemberRole::Proxy, "symmetric-proxy")
 }
 
 /// The configured servers, or else those that the enrolment has named.
@@ -69,15 +56,9 @@ pub fn credentials(config: &Config) -> anyhow::Result<Credentials> {
 /// # Errors
 /// There are none, or one is no URL.
 pub fn servers_of(config: &Config) -> anyhow::Result<Vec<String>> {
-    let urls = match config.servers.is_empty() {
-        true => member::enrolment::servers_of(&config.identity),
-        false => config.servers.clone(),
-    };
+    let urls = standing::servers(&config.servers, &config.identity).context("`servers`")?;
     if urls.is_empty() {
         anyhow::bail!("no mobility server is known: set `servers`, or enrol (symmetric-proxy enroll)");
-    }
-    for url in &urls {
-        member::connect::host_and_port(url).context("`servers`")?;
     }
     Ok(urls)
 }

@@ -1,10 +1,12 @@
 //! Servers that connect to terminals, and what the terminals' applications and kernels see of it.
 use std::io::ErrorKind;
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
+use std::time::Duration;
 
+use mptcp_pm::{Client, Endpoint, EndpointFlags, Event, Events};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::place::{Place, SERVER, TERMINAL, until};
+use crate::place::{Place, SECOND, SERVER, TERMINAL, until};
 use crate::segment::{Raw, SYN, Segment};
 use crate::still_talks;
 
@@ -67,6 +69,47 @@ fn a_terminal_with_mptcp_sees_one_connection_from_the_server() {
     assert_eq!(sessions[0]["opened_by"], "server");
     assert_eq!(sessions[0]["kind"], "multipath");
     nobody_else(&listener);
+}
+
+#[test]
+fn a_subflow_that_joins_before_anybody_has_said_anything_is_taken() {
+    let place = Place::new();
+    // The terminal's path manager is this test: its join comes when the connection stands here, and only once.
+    place.set("t", "net/mptcp/pm_type", "1");
+    let _relay = place.relay(SIDE);
+    let listener = listen(&place, 7000, true);
+    place.inside("t", || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let client = Client::connect().await.expect("the path manager");
+            let mut events = Events::subscribe().await.expect("its events");
+            let server = connect(&place, 7000).expect("it answers");
+            let (terminal, _) = listener.accept().expect("it arrives");
+            let own = mptcp_pm::connections().await.expect("a list");
+            let token = own.first().expect("its connection").token;
+            let local = Endpoint {
+                id: 2,
+                interface: nix::net::if_::if_nametoindex("lte").ok(),
+                ..Endpoint::new(SECOND.into(), EndpointFlags::SUBFLOW)
+            };
+            let to = server.local_addr().expect("its address");
+            client.create_subflow(token, &local, to).await.expect("a SYN");
+            let joined = async {
+                loop {
+                    match events.next().await.expect("the path manager goes on") {
+                        Event::SubflowEstablished(subflow) => return subflow.local.ip(),
+                        Event::SubflowClosed(subflow) => panic!("refused: {subflow:?}"),
+                        _ => {}
+                    }
+                }
+            };
+            let joined = tokio::time::timeout(Duration::from_secs(60), joined).await;
+            assert_eq!(joined.expect("it joins"), SECOND);
+            still_talks(&terminal, &server);
+        });
+    });
+    assert_eq!(place.counted("counters", "joined_early"), 1);
+    assert_eq!(place.counted("kernel", "MPJoinAckRx"), 1);
 }
 
 #[test]
