@@ -1,9 +1,9 @@
 //! A Redis cluster of a run: three masters and three replicas on one host, which mobility servers share.
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::machine::{MachineError, Station, spawn};
+use crate::machine::{Station, spawn};
 use crate::story::programs::{Launch, Programs};
 
 /// Masters at first are those of the first three.
@@ -140,20 +140,7 @@ impl RedisCluster {
     fn cli(&self, words: &[&str]) -> Result<String, String> {
         let station = self.station.as_ref().ok_or("no cluster")?;
         let mut command = Command::new("redis-cli");
-        command
-            .args(words)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let child = spawn::spawn(station, &mut command).map_err(|error| error.to_string())?;
-        let output = child
-            .wait_with_output()
-            .map_err(MachineError::io("wait for redis-cli"))
-            .map_err(|error| error.to_string())?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        match output.status.success() {
-            true => Ok(said),
-            false => Err(format!("redis-cli {}: {}", words.join(" "), said.trim())),
-        }
+        command.args(words);
+        spawn::run(station, &mut command).map_err(|error| error.to_string())
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::agents::{Answer, entries, insert, read_value, wait_until_ready};
@@ -172,7 +172,8 @@ impl Servers {
         for address in addresses {
             init.arg("--name").arg(address.to_string());
         }
-        command::run(&mut init, "").map_err(|error| error.to_string())?;
+        // In the host's network: the store of the first token may be a cluster there.
+        spawn::run(station, &mut init).map_err(|error| error.to_string())?;
         self.homes.push(home);
         Ok(())
     }
@@ -266,21 +267,8 @@ impl Servers {
         enrol
             .args(["enroll", "--server", url, "--token", &token])
             .args(["--name", &station.name, "--identity"])
-            .arg(identity)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let child = spawn::spawn(station, &mut enrol)?;
-        let output = child
-            .wait_with_output()
-            .map_err(MachineError::io("wait for host-agent enroll"))?;
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(MachineError::Command {
-                line: "host-agent enroll".to_owned(),
-                said: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-            }),
-        }
+            .arg(identity);
+        spawn::run(station, &mut enrol).map(drop)
     }
 
     /// Asks a running server: `revoke`, for instance.

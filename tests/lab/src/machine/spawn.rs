@@ -45,3 +45,13 @@ pub fn spawn(station: &Station, command: &mut Command) -> Result<Child, MachineE
         .spawn()
         .map_err(|source| command::missing(command, source))
 }
+
+/// Runs a command inside the station to its end, and returns what it printed.
+///
+/// # Errors
+/// As [`spawn`], or its exit code is not 0.
+pub fn run(station: &Station, command: &mut Command) -> Result<String, MachineError> {
+    let line = command::show(command);
+    let child = spawn(station, command::piped(command))?;
+    command::finish(child, line, "")
+}
