@@ -217,11 +217,7 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
                 guard.clear_ready();
                 driver.datapath_events();
             }
-            Some(message) = netlink.recv() => {
-                let now = driver.clock.now();
-                let events = driver.agent.network.apply(&message);
-                events.into_iter().for_each(|event| driver.agent.network_changed(event, now));
-            }
+            Some(heard) = netlink.recv() => driver.network_heard(heard, &handle).await,
             () = tokio::time::sleep(alarm.unwrap_or(Duration::MAX)), if alarm.is_some() => {
                 let now = driver.clock.now();
                 driver.agent.timers(now);
@@ -379,6 +375,27 @@ fn arp_mark(state_dir: &std::path::Path) -> PathBuf {
 }
 
 impl Driver {
+    /// Netlink said something.
+    async fn network_heard(&mut self, heard: watch::Heard, handle: &rtnetlink::Handle) {
+        let events = match heard {
+            watch::Heard::Changed(message) => self.agent.network.apply(&message),
+            watch::Heard::Overrun => match watch::inventory(handle).await {
+                Ok(inventory) => {
+                    self.agent.timeline.count("netlink_overrun");
+                    self.agent.network.take_stock(&inventory)
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "changes of the network were lost, and what is there now cannot be listed");
+                    return;
+                }
+            },
+        };
+        let now = self.clock.now();
+        events
+            .into_iter()
+            .for_each(|event| self.agent.network_changed(event, now));
+    }
+
     async fn start(&mut self, handle: &rtnetlink::Handle) -> anyhow::Result<()> {
         let now = self.clock.now();
         let retired = self.parking.retired().await;

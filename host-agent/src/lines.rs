@@ -5,10 +5,12 @@
 //! `agent/heartbeat.rs` and `agent/talking.rs`; nothing here decides.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use identity::{Channel, ChannelError, Message};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -18,6 +20,8 @@ use uuid::Uuid;
 const WAITING: usize = 256;
 /// What a peer may say in a second; it waits when it says more.
 const MOST_A_SECOND: u32 = 1000;
+/// TCP_REPAIR_ON of linux/tcp.h: a connection in repair sends nothing, and closing it neither.
+const REPAIR_ON: u32 = 1;
 
 /// How a line ended. Past facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub struct Line {
     pub local: IpAddr,
     /// The peer's endpoint as this end sees it.
     pub peer: SocketAddr,
+    /// The connection it runs over, to be left without a word.
+    socket: Option<OwnedFd>,
     sender: mpsc::Sender<Message>,
 }
 
@@ -54,14 +60,30 @@ impl Line {
             dialled,
             local,
             peer,
+            socket: None,
             sender,
         };
         (line, receiver)
     }
 
+    /// The same line over a connection that can be left without a word.
+    pub fn over(self, socket: Option<OwnedFd>) -> Self {
+        Self { socket, ..self }
+    }
+
     /// Says something; whether there was room for it. A peer that does not read is told nothing more.
     pub fn say(&self, message: Message) -> bool {
         self.sender.try_send(message).is_ok()
+    }
+
+    /// Ends the line when its address is not this host's any more: whatever the connection sent now, a farewell or
+    /// what it repeats, would leave through another network under a source that is foreign there.
+    pub fn forsake(self) {
+        if let Some(socket) = &self.socket
+            && let Err(error) = setsockopt(socket, sockopt::TcpRepair, &REPAIR_ON)
+        {
+            tracing::debug!(peer = %self.peer, %error, "the line to a peer's agent ends with a farewell");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Pure: a message goes in, what it means for connections comes out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -146,6 +146,30 @@ impl Network {
             _ => return events,
         }
         self.compare(&mut events);
+        events
+    }
+
+    /// Changes were lost: this is all that is there now. What is known and not among it has gone.
+    pub fn take_stock(&mut self, inventory: &[RouteNetlinkMessage]) -> Vec<NetworkEvent> {
+        let mut events = Vec::new();
+        let mut found = HashSet::new();
+        self.addresses.clear();
+        for message in inventory {
+            match message {
+                RouteNetlinkMessage::NewLink(link) => {
+                    found.insert(link.header.index);
+                    events.extend(self.link_changed(link));
+                }
+                RouteNetlinkMessage::NewAddress(address) => self.address_changed(address),
+                RouteNetlinkMessage::NewNeighbour(neighbour) => {
+                    events.extend(self.neighbour_changed(neighbour));
+                }
+                _ => {}
+            }
+        }
+        self.links.retain(|ifindex, _| found.contains(ifindex));
+        self.compare(&mut events);
+        events.push(NetworkEvent::RoutesChanged);
         events
     }
 

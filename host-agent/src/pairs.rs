@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,8 @@ const MAX_EXCHANGES: usize = 256;
 const MAX_FROM_ONE_ADDRESS: usize = 64;
 /// How many may wait; beyond it they stay in the listen queue.
 const MOST_WAITING: usize = 512;
-/// How long an exchange may take.
-const LIMIT: Duration = Duration::from_secs(5);
+/// How long an exchange may take: on a full link segments of it get lost more than once.
+const LIMIT: Duration = Duration::from_secs(15);
 
 /// What became of an exchange. Past facts.
 #[derive(Debug)]
@@ -92,7 +93,7 @@ pub async fn listen(
         let (credentials, events) = (credentials.borrow().clone(), events.clone());
         let local = facts_for(&facts, peer);
         tokio::spawn(async move {
-            let here = local_address(&stream);
+            let here = here(&stream);
             let turn = (guest.acquire_owned().await, slots.acquire_owned().await);
             let outcome = identity::accept(stream, &credentials, &local, LIMIT)
                 .await
@@ -112,26 +113,26 @@ pub async fn dial(
     events: mpsc::Sender<Told>,
 ) {
     let local = facts_for(&facts, peer);
-    let mut here = None;
+    let mut own = None;
     let outcome = async {
         let stream = tokio::time::timeout(LIMIT, connect(peer, mark))
             .await
             .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))
             .and_then(|result| result)
             .map_err(|error| ("unreachable", format!("the agent port does not answer: {error}")))?;
-        here = local_address(&stream);
+        own = here(&stream);
         identity::dial(stream, &credentials, &local, LIMIT)
             .await
             .map_err(|error| (error.reason(), error.to_string()))
     };
     let outcome = outcome.await;
-    tell(outcome, here, peer, true, events).await;
+    tell(outcome, own, peer, true, events).await;
 }
 
 /// Tells what became of an exchange, and carries its line from then on.
 async fn tell(
     outcome: Result<Session<TcpStream>, (&'static str, String)>,
-    here: Option<IpAddr>,
+    here: Option<Here>,
     peer: SocketAddr,
     dialled: bool,
     events: mpsc::Sender<Told>,
@@ -154,17 +155,18 @@ async fn tell(
     if events.send(agreed).await.is_err() {
         return;
     }
-    if let Some(here) = here {
-        let (line, outgoing) = Line::new(dialled, here, peer);
-        lines::carry(channel, pair_id, line, outgoing, events).await;
+    if let Some((address, socket)) = here {
+        let (line, outgoing) = Line::new(dialled, address, peer);
+        lines::carry(channel, pair_id, line.over(socket), outgoing, events).await;
     }
 }
 
-fn local_address(stream: &TcpStream) -> Option<IpAddr> {
-    stream
-        .local_addr()
-        .ok()
-        .map(|address| address.ip().to_canonical())
+/// Our address on a connection, and the connection.
+type Here = (IpAddr, Option<OwnedFd>);
+
+fn here(stream: &TcpStream) -> Option<Here> {
+    let address = stream.local_addr().ok()?.ip().to_canonical();
+    Some((address, stream.as_fd().try_clone_to_owned().ok()))
 }
 
 /// The turns of each address.

@@ -1,4 +1,8 @@
 //! The world becomes events: links, addresses and routes by netlink.
+//!
+//! The kernel keeps what it has to say in a buffer of bounded size. A host whose routes come by the hundred thousand,
+//! or whose agent was not given the processor for a while, overruns it; then the kernel says so ([`Heard::Overrun`]),
+//! and what there is now has to be asked for.
 
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_core::NetlinkPayload;
@@ -6,12 +10,20 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::mpsc;
 
-/// Opens netlink and subscribes. Every message arrives in the order in which the kernel sent it: first what is
-/// there now, then what changes.
+/// What netlink said.
+#[derive(Debug)]
+pub enum Heard {
+    /// Something changed.
+    Changed(RouteNetlinkMessage),
+    /// More changed than the buffer holds; nobody knows what.
+    Overrun,
+}
+
+/// Opens netlink and subscribes. Every message arrives in the order in which the kernel sent it.
 ///
 /// # Errors
 /// The kernel refuses the socket.
-pub fn open() -> std::io::Result<(Handle, mpsc::UnboundedReceiver<RouteNetlinkMessage>)> {
+pub fn open() -> std::io::Result<(Handle, mpsc::UnboundedReceiver<Heard>)> {
     let (connection, handle, mut messages) = new_multicast_connection(&[
         MulticastGroup::Link,
         MulticastGroup::Neigh,
@@ -24,9 +36,12 @@ pub fn open() -> std::io::Result<(Handle, mpsc::UnboundedReceiver<RouteNetlinkMe
     let (sender, receiver) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Some((message, _)) = messages.next().await {
-            if let NetlinkPayload::InnerMessage(message) = message.payload
-                && sender.send(message).is_err()
-            {
+            let heard = match message.payload {
+                NetlinkPayload::InnerMessage(message) => Heard::Changed(message),
+                NetlinkPayload::Overrun(_) => Heard::Overrun,
+                _ => continue,
+            };
+            if sender.send(heard).is_err() {
                 return;
             }
         }

@@ -402,8 +402,8 @@ impl<D: Datapath> Agent<D> {
     /// Lines from an address that is gone are gone too; nothing was wrong with the path.
     pub(super) fn lines_lose(&mut self, address: IpAddr, now: Timestamp) {
         for standing in self.lines.standings.values_mut() {
-            if standing.line.as_ref().is_some_and(|line| line.local == address) {
-                standing.line = None;
+            if let Some(line) = standing.line.take_if(|line| line.local == address) {
+                line.forsake();
                 standing.beat = None;
                 standing.dials = true;
                 standing.next_dial = now + LONGEST_WAIT;

@@ -38,6 +38,18 @@ fn a_lost_address_parks_its_connections_and_a_new_one_resumes_them() {
 }
 
 #[test]
+fn a_move_whose_messages_netlink_lost_is_found_when_stock_is_taken() {
+    let mut world = World::new();
+    let connection = world.connect();
+    world.write(Side::A, connection, b"before");
+
+    world.overrun(Side::A, "10.0.1.2", "192.168.7.9");
+    world.run(millis(50));
+    world.assert_resumed(connection, "192.168.7.9", "203.0.113.3");
+    world.assert_data_flows(connection);
+}
+
+#[test]
 fn the_handshake_is_three_segments_and_then_the_head_of_the_line() {
     let mut world = World::new();
     let connection = world.connect();

@@ -3,6 +3,7 @@
 //! `cargo test -p scenarios --test stories -- napt move` tells those whose names contain one of the words;
 //! `--list` names them. Needs root, and `lab` and `host-agent` built before (`make test` does). `LAB_JOBS` says
 //! how many are told at the same time (2 if it does not): more than that, and they disturb each other's clocks.
+//! Stories that mostly wait are told one after the other beside those.
 //! A story that fails beside another one is told a second time, alone, when all the others are over. The first
 //! failure is printed whole in any case: a story that needs its second telling is a thing to look into.
 use std::path::{Path, PathBuf};
@@ -10,6 +11,8 @@ use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+/// A story that waits as long all in all costs nothing while it does, in seconds.
+const MOSTLY_WAITS: f64 = 30.0;
 /// How many failed stories are told again at most.
 const SECOND_TELLINGS: usize = 5;
 /// The exit code of a story that needs what this kernel was built without.
@@ -106,29 +109,48 @@ fn lab() -> Option<PathBuf> {
 }
 
 fn tell_all(lab: &Path, stories: &[PathBuf], jobs: usize) -> Vec<Told> {
-    let (waiting, told) = (Mutex::new(stories.iter()), Mutex::new(Vec::new()));
-    let next = || waiting.lock().unwrap_or_else(|held| held.into_inner()).next();
+    let (waiting, busy): (Vec<&PathBuf>, Vec<&PathBuf>) = stories
+        .iter()
+        .partition(|story| jobs > 1 && waits(story) >= MOSTLY_WAITS);
+    let (waiting, busy) = (Mutex::new(waiting.into_iter()), Mutex::new(busy.into_iter()));
+    let told = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
+        scope.spawn(|| tell_each(lab, &waiting, &told));
         for _ in 0..jobs {
-            scope.spawn(|| {
-                while let Some(story) = next() {
-                    let outcome = tell(lab, story);
-                    let verdict = match (outcome.skipped, outcome.passed) {
-                        (true, _) => "skipped",
-                        (_, true) => "ok",
-                        _ => "FAILED",
-                    };
-                    println!(
-                        "story {} ... {verdict} ({:.1} s)",
-                        outcome.name,
-                        outcome.took.as_secs_f64()
-                    );
-                    told.lock().unwrap_or_else(|held| held.into_inner()).push(outcome);
-                }
-            });
+            scope.spawn(|| tell_each(lab, &busy, &told));
         }
     });
     told.into_inner().unwrap_or_else(|held| held.into_inner())
+}
+
+fn tell_each<'a>(lab: &Path, stories: &Mutex<impl Iterator<Item = &'a PathBuf>>, told: &Mutex<Vec<Told>>) {
+    let next = || stories.lock().unwrap_or_else(|held| held.into_inner()).next();
+    while let Some(story) = next() {
+        let outcome = tell(lab, story);
+        let verdict = match (outcome.skipped, outcome.passed) {
+            (true, _) => "skipped",
+            (_, true) => "ok",
+            _ => "FAILED",
+        };
+        println!(
+            "story {} ... {verdict} ({:.1} s)",
+            outcome.name,
+            outcome.took.as_secs_f64()
+        );
+        told.lock().unwrap_or_else(|held| held.into_inner()).push(outcome);
+    }
+}
+
+/// What a script lets pass by its own clock, in seconds: `+75` before an act, `gap=60s` of a move.
+fn waits(story: &Path) -> f64 {
+    let text = std::fs::read_to_string(story).unwrap_or_default();
+    let seconds = |word: &str| word.trim_end_matches('s').parse::<f64>().unwrap_or(0.0);
+    let lines = text.lines().map(str::trim);
+    let before = lines.filter_map(|line| line.strip_prefix('+')?.split_whitespace().next());
+    let away = text
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("gap="));
+    before.chain(away).map(seconds).sum()
 }
 
 fn tell(lab: &Path, story: &Path) -> Told {

@@ -146,15 +146,25 @@ impl Host {
         );
     }
 
+    /// The same changes as [`Host::lose`] and [`Host::gain`], of which netlink lost every message but that it did.
+    pub fn overrun(&mut self, lost: IpAddr, gained: IpAddr, now: Timestamp) {
+        self.devices.remove(&lost).expect("the host has the address");
+        self.last_device += 1;
+        self.devices.insert(gained, self.last_device);
+        let mut inventory: Vec<RouteNetlinkMessage> = Vec::new();
+        for (address, ifindex) in &self.devices {
+            inventory.push(RouteNetlinkMessage::NewLink(link_message(*ifindex)));
+            inventory.push(RouteNetlinkMessage::NewAddress(address_message(
+                *address, *ifindex,
+            )));
+        }
+        for event in self.agent.network.take_stock(&inventory) {
+            self.agent.network_changed(event, now);
+        }
+    }
+
     fn tell_link(&mut self, ifindex: u32, now: Timestamp) {
-        let mut link = LinkMessage::default();
-        link.header.index = ifindex;
-        link.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
-        link.header.link_layer_type = LinkLayerType::Ether;
-        link.attributes
-            .push(LinkAttribute::IfName(format!("eth{ifindex}")));
-        link.attributes.push(LinkAttribute::Mtu(1500));
-        self.tell(RouteNetlinkMessage::NewLink(link), now);
+        self.tell(RouteNetlinkMessage::NewLink(link_message(ifindex)), now);
     }
 
     fn tell(&mut self, message: RouteNetlinkMessage, now: Timestamp) {
@@ -414,6 +424,17 @@ fn way_out(source: IpAddr, ifindex: u32, peer: IpAddr) -> WayOut {
             next_hop: Some(peer),
         },
     }
+}
+
+fn link_message(ifindex: u32) -> LinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = ifindex;
+    link.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+    link.header.link_layer_type = LinkLayerType::Ether;
+    link.attributes
+        .push(LinkAttribute::IfName(format!("eth{ifindex}")));
+    link.attributes.push(LinkAttribute::Mtu(1500));
+    link
 }
 
 fn address_message(address: IpAddr, ifindex: u32) -> AddressMessage {

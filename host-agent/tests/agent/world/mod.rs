@@ -141,6 +141,13 @@ impl World {
         self.settle();
     }
 
+    /// A host loses an address and gains another, and netlink loses the messages that say so.
+    pub fn overrun(&mut self, side: Side, lost: &str, gained: &str) {
+        let now = self.now;
+        self.host(side).overrun(address(lost), address(gained), now);
+        self.settle();
+    }
+
     /// A opens a connection to B; both offer migration. The tuple is A's.
     pub fn connect(&mut self) -> Tuple {
         let identity = self.connect_unanswered(true);
