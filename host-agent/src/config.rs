@@ -40,6 +40,8 @@ pub struct Config {
     pub trust: TrustSetting,
     /// To whom migration is offered.
     pub offer: Offer,
+    /// Servers whose connections end here, under their addresses, at a relay on this host: prefixes.
+    pub anchor: Vec<String>,
     /// Which connections that offered nothing are taken up all the same.
     pub enrol: EnrolWord,
     /// First and last port of the range for moved connections.
@@ -158,6 +160,7 @@ impl Default for Config {
             identity: "/etc/mobility/identity".into(),
             trust: TrustSetting::Ca("/etc/mobility/identity/ca.pem".into()),
             offer: Offer::Word(OfferWord::Any),
+            anchor: Vec::new(),
             enrol: EnrolWord::default(),
             wire_ports: (61000, 62999),
             device: "mob0".into(),
@@ -230,6 +233,17 @@ impl Config {
                 Ok((all, parsed))
             }
         }
+    }
+
+    /// Whose connections end here, though their addresses are none of this host's.
+    pub fn anchors(&self) -> Result<Vec<(IpAddr, u8)>, ConfigError> {
+        let parsed = self.anchor.iter().map(|prefix| match parse_prefix(prefix)? {
+            (address, length, true) => Ok((address, length)),
+            _ => Err(format!("`{prefix}` is left out by leaving it out")),
+        });
+        parsed
+            .collect::<Result<_, String>>()
+            .map_err(|error| ConfigError::Value { key: "anchor", error })
     }
 
     /// The prefixes under which IPv4 is reached over IPv6.

@@ -148,6 +148,7 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
         WirePorts::new(config.wire_ports),
     );
     agent.nat64 = config.nat64()?;
+    agent.network.anchor(config.anchors()?);
     agent.heartbeat = config.heartbeat;
     agent.sleeping.bedtime.longest = Duration::from_secs_f64(config.timeouts.sleep);
     agent.reporting = servers::reporting(&config, &urls, credentials.identity().agent_id().clone());

@@ -66,6 +66,8 @@ pub struct Network {
     usable: BTreeMap<IpAddr, u32>,
     /// Hardware addresses on the last hop.
     neighbours: HashMap<(u32, IpAddr), Vec<u8>>,
+    /// Other hosts' addresses that connections have here.
+    anchored: Vec<(IpAddr, u8)>,
 }
 
 /// How many neighbours are remembered; beyond it those of the first come.
@@ -80,7 +82,31 @@ impl Network {
             addresses: HashMap::new(),
             usable: BTreeMap::new(),
             neighbours: HashMap::new(),
+            anchored: Vec::new(),
         }
+    }
+
+    /// Connections of these servers end on this host, at a relay: their addresses stay, and have no device.
+    pub fn anchor(&mut self, servers: Vec<(IpAddr, u8)>) {
+        self.anchored = servers;
+    }
+
+    /// Whether this is the address of a server whose connections end here.
+    pub fn is_anchored(&self, address: IpAddr) -> bool {
+        !self.usable.contains_key(&address)
+            && self
+                .anchored
+                .iter()
+                .any(|(prefix, length)| shares(*prefix, address, *length))
+    }
+
+    /// Those that are one address each.
+    pub fn anchored_hosts(&self) -> impl Iterator<Item = IpAddr> {
+        let hosts = self
+            .anchored
+            .iter()
+            .filter(|(address, length)| *length == if address.is_ipv4() { 32 } else { 128 });
+        hosts.map(|(address, _)| *address)
     }
 
     /// The addresses that can be used now, with their devices.
@@ -88,9 +114,10 @@ impl Network {
         self.usable.iter().map(|(address, ifindex)| (*address, *ifindex))
     }
 
-    /// The device of a usable address.
+    /// The device of a usable address; 0: the routing knows, since it is a server's whose anchor this is.
     pub fn device_of(&self, address: IpAddr) -> Option<u32> {
-        self.usable.get(&address).copied()
+        let own = self.usable.get(&address).copied();
+        own.or_else(|| self.is_anchored(address).then_some(0))
     }
 
     /// The MTU of a device in bytes.
@@ -266,6 +293,20 @@ impl Network {
         }
         self.usable = usable;
     }
+}
+
+/// Whether the first bits of both are the same.
+fn shares(prefix: IpAddr, address: IpAddr, length: u8) -> bool {
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, true),
+        IpAddr::V6(v6) => (v6.to_bits(), false),
+    };
+    let ((prefix, v4), (address, other)) = (bits(prefix), bits(address));
+    v4 == other
+        && (prefix ^ address)
+            .checked_shr(128 - u32::from(length))
+            .unwrap_or(0)
+            == 0
 }
 
 fn is_local_only(address: IpAddr) -> bool {

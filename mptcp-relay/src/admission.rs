@@ -131,7 +131,7 @@ impl Admission {
                     false => Admitted::Pass(Why::Stranger),
                 }
             }
-            Asks::Capable => self.ask(Way::Up, syn.ends, now),
+            Asks::Capable | Asks::Migrate => self.ask(Way::Up, syn.ends, now),
         }
     }
 

@@ -29,12 +29,17 @@ pub struct Config {
     pub downlink: bool,
     /// Servers towards which, and from which, nothing is relayed.
     pub refuse: Vec<Prefix>,
+    /// Servers without an agent to which terminals with one keep their connections over moves, though they have no MPTCP: the
+    /// relay ends these connections here, and a host agent on this host does what a server's would.
+    pub anchor: Vec<Prefix>,
+    /// TCP port of that agent.
+    pub anchor_port: u16,
     /// Whether a SYN must come from where its source is reached.
     pub reverse_path: bool,
     /// Addresses and ports of this host that terminals are told for their other subflows.
     pub announce: Vec<SocketAddr>,
     /// Port of the listener for services whose own port is taken on this host; the next one is for servers that connect to
-    /// terminals.
+    /// terminals, the one after that for `anchor`.
     pub listen_port: u16,
     /// Bytes that a socket may have received before they are passed on; 0: as many as the kernel thinks fit.
     pub receive_buffer: u32,
@@ -145,6 +150,8 @@ pub struct Timeouts {
     pub direct: f64,
     /// How long a connection without any subflow is kept (net.mptcp.close_timeout).
     pub no_path: f64,
+    /// An end that has said nothing for so long is asked whether it is there, and four times more in as long again; 0: never.
+    pub keepalive: f64,
 }
 
 impl Default for Timeouts {
@@ -156,6 +163,7 @@ impl Default for Timeouts {
             known: 600.0,
             direct: 60.0,
             no_path: 600.0,
+            keepalive: 60.0,
         }
     }
 }
@@ -167,6 +175,8 @@ impl Default for Config {
             terminals: Vec::new(),
             downlink: true,
             refuse: Vec::new(),
+            anchor: Vec::new(),
+            anchor_port: 7801,
             reverse_path: true,
             announce: Vec::new(),
             listen_port: 7820,
@@ -175,7 +185,7 @@ impl Default for Config {
             queue: 7820,
             mark: 0x0200_0000,
             table: 7820,
-            rule_priority: 90,
+            rule_priority: 70,
             servers: Vec::new(),
             identity: "/etc/mobility/relay".into(),
             addresses: Vec::new(),
@@ -263,11 +273,11 @@ impl Config {
         if let Some(device) = self.interfaces.iter().find(|device| !word(device, "_-.@", 15)) {
             return value("interfaces", format!("`{device}` is no name of a network device"));
         }
-        if self.listen_port == 0 || self.listen_port == u16::MAX {
+        if self.listen_port == 0 || self.listen_port > u16::MAX - 2 {
             return value(
                 "listen_port",
                 format!(
-                    "{} and the next one are not both ports; choose one that is free, like the one after it",
+                    "{} and the next two are not all ports; choose one that is free, like the two after it",
                     self.listen_port
                 ),
             );
@@ -332,6 +342,7 @@ impl Config {
             ("timeouts.known", self.timeouts.known, 0.0),
             ("timeouts.direct", self.timeouts.direct, 0.0),
             ("timeouts.no_path", self.timeouts.no_path, 1.0),
+            ("timeouts.keepalive", self.timeouts.keepalive, 0.0),
         ] {
             if !(least..=86_400.0).contains(&seconds) {
                 return value(

@@ -199,7 +199,7 @@ impl Relay {
 
     fn begin_down(&mut self, ends: Ends, terminal: TcpStream, server: TcpStream, probe: Probe) {
         let token = act::token(&terminal);
-        self.begin(Way::Down, ends, terminal, server, probe.joins);
+        self.begin(Way::Down, ends, terminal, server, probe.joins, false);
         if let (Some(token), Some(answer)) = (token, probe.said) {
             self.opened_down(ends, token, &answer);
         }

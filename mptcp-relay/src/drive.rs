@@ -92,6 +92,15 @@ async fn relay(config: &Config, rules: &Rules, socket: tokio::net::UnixListener)
             relay.attend(Way::Down, listener, relay.stop.clone());
         }
     }
+    for ipv6 in [false, true] {
+        if config.anchor.is_empty() || ipv6 && !sysctl::has_ipv6() {
+            continue;
+        }
+        let address = act::listener_address(ipv6, config.listen_port + 2);
+        let listener =
+            act::listen_plain(address, relay.kind).with_context(|| format!("cannot listen at {address}"))?;
+        relay.attend(Way::Up, listener, relay.stop.clone());
+    }
     for address in &config.announce {
         let listener = act::listen(*address, relay.kind).with_context(|| {
             format!("cannot listen at {address}: `announce` takes addresses of this host")

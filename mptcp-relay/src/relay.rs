@@ -25,7 +25,7 @@ use crate::points::{Balancer, Others};
 use crate::queue::{Held, Queue, Verdict};
 use crate::rules::{Marks, Rules};
 use crate::sessions::{Session, Sessions};
-use crate::syn::{Ends, Syn};
+use crate::syn::{Asks, Ends, Syn};
 use crate::transfer::{self, Carried, Ended};
 use crate::{act, metrics};
 
@@ -54,17 +54,25 @@ pub(crate) enum Happening {
     Sought(Ends, bool),
 }
 
+/// A server that has answered.
+pub(crate) struct Answered {
+    server: TcpStream,
+    /// Its terminal has an agent, and no MPTCP.
+    anchored: bool,
+}
+
 /// All of it. `steer` and `answer` have more of its functions.
 pub(crate) struct Relay {
     pub(crate) marks: Marks,
     pub(crate) kind: Kind,
     pub(crate) patience: Duration,
+    pub(crate) keepalive: Duration,
     pub(crate) began: Instant,
     pub(crate) admission: Admission,
     /// SYNs whose servers are asked.
     pub(crate) held: HashMap<Ends, Held>,
     /// Servers that have answered, until their terminals do.
-    pub(crate) answered: HashMap<Ends, TcpStream>,
+    pub(crate) answered: HashMap<Ends, Answered>,
     /// Terminals that are asked.
     pub(crate) probes: HashMap<Ends, Probe>,
     pub(crate) probes_begun: u64,
@@ -101,6 +109,7 @@ impl Relay {
                 receive_buffer: config.receive_buffer,
             },
             patience: Config::seconds(config.timeouts.server),
+            keepalive: Config::seconds(config.timeouts.keepalive),
             began: Instant::now(),
             admission: Admission::new(config),
             held: HashMap::new(),
@@ -149,7 +158,11 @@ impl Relay {
                 Some(token) => self.hold_join(syn.ends, held, token, queue),
                 None => {
                     self.counters.count("released");
-                    self.let_go(&held, self.marks.released, queue);
+                    let mark = match syn.asks {
+                        Asks::Migrate => self.marks.anchored(),
+                        _ => self.marks.released,
+                    };
+                    self.let_go(&held, mark, queue);
                 }
             },
             Admitted::Pass(Why::Stranger) if self.seeks(&syn) => self.seek(syn, held, queue),
@@ -188,10 +201,23 @@ impl Relay {
             Happening::Asked(ends, Ok(stream)) => {
                 self.counters.count("answered");
                 self.admission.answered(ends, self.began.elapsed());
-                self.answered.insert(ends, stream);
-                self.listen_for(ends.server);
-                if let Some(held) = self.held.remove(&ends) {
-                    self.let_go(&held, self.marks.released, queue);
+                let held = self.held.remove(&ends);
+                let syn = held.as_ref().and_then(|held| Syn::read(&held.head));
+                let anchored = syn.is_some_and(|syn| syn.asks == Asks::Migrate);
+                let answered = Answered {
+                    server: stream,
+                    anchored,
+                };
+                self.answered.insert(ends, answered);
+                if !anchored {
+                    self.listen_for(ends.server);
+                }
+                if let Some(held) = held {
+                    let mark = match anchored {
+                        true => self.marks.anchored(),
+                        false => self.marks.released,
+                    };
+                    self.let_go(&held, mark, queue);
                 }
             }
             Happening::Asked(ends, Err(error)) => {
@@ -230,12 +256,12 @@ impl Relay {
     }
 
     fn accepted(&mut self, ends: Ends, terminal: TcpStream) {
-        let server = self.answered.remove(&ends);
-        let (true, Some(server)) = (self.admission.accepted(ends), server) else {
+        let answered = self.answered.remove(&ends);
+        let (true, Some(answered)) = (self.admission.accepted(ends), answered) else {
             self.counters.count("accepted_unasked");
             return transfer::reset(terminal);
         };
-        self.begin(Way::Up, ends, terminal, server, None);
+        self.begin(Way::Up, ends, terminal, answered.server, None, answered.anchored);
     }
 
     /// Both sides stand.
@@ -246,10 +272,12 @@ impl Relay {
         terminal: TcpStream,
         server: TcpStream,
         joins: Option<DropGuard>,
+        anchored: bool,
     ) {
         let token = act::token(&terminal);
         self.counters.count(match token {
             Some(_) => "multipath",
+            None if anchored => "anchored",
             None => "fallback",
         });
         if let Some(token) = token {
@@ -264,6 +292,7 @@ impl Relay {
             token,
             since: Instant::now(),
             carried: carried.clone(),
+            anchored,
             stop: stop.clone(),
             _joins: joins,
         });
@@ -279,8 +308,9 @@ impl Relay {
             let tell = move || drop(happening.try_send(Happening::Paused(token)));
             Box::new(tell) as transfer::Pauses
         });
+        let keepalive = self.keepalive;
         tokio::spawn(async move {
-            let ended = transfer::carry(terminal, server, &carried, pauses, stop).await;
+            let ended = transfer::carry(terminal, server, &carried, keepalive, pauses, stop).await;
             let _ = happening.send(Happening::Ended(number, ended)).await;
         });
     }
@@ -344,8 +374,8 @@ impl Relay {
     pub(crate) fn review(&mut self) {
         for ends in self.admission.overdue(self.began.elapsed()) {
             self.counters.count("never_completed");
-            if let Some(server) = self.answered.remove(&ends) {
-                transfer::reset(server);
+            if let Some(answered) = self.answered.remove(&ends) {
+                transfer::reset(answered.server);
             }
             self.overdue_down(ends);
         }

@@ -9,6 +9,9 @@
 //!    relay's: both of its connections have the same addresses and ports.
 //! 4. `divert`: a released SYN goes to a listener here; what belongs to a socket of the relay's goes to that.
 //!
+//! For `anchor`, SYNs that offer migration are held like those with MP_CAPABLE, and what terminals' agents say to the servers'
+//! goes to the one on this host.
+//!
 //! In a deployment, `hand_over` and `handed_over` send a join that is another relay's to that one.
 //!
 //! The table (`table`) is replaced as a whole, in one transaction, and no other table is touched.
@@ -67,6 +70,11 @@ impl Marks {
     /// A server's SYN that is released to this host, since the terminal has answered.
     pub fn answered(self) -> u32 {
         self.released | self.own
+    }
+
+    /// The SYN of a terminal without MPTCP whose connection is anchored here.
+    pub fn anchored(self) -> u32 {
+        self.released | self.held
     }
 
     /// All bits.
@@ -163,6 +171,8 @@ pub struct Rules {
     terminals: Vec<Prefix>,
     downlink: bool,
     refuse: Vec<Prefix>,
+    anchor: Vec<Prefix>,
+    anchor_port: u16,
     reverse_path: bool,
     listen_port: u16,
     announce: Vec<SocketAddr>,
@@ -187,6 +197,8 @@ impl Rules {
             terminals: config.terminals.clone(),
             downlink: config.has_downlink(),
             refuse: config.refuse.clone(),
+            anchor: config.anchor.clone(),
+            anchor_port: config.anchor_port,
             reverse_path: config.reverse_path,
             listen_port: config.listen_port,
             announce: config.announce.clone(),

@@ -25,6 +25,8 @@ pub struct Session {
     pub since: Instant,
     /// What it has carried.
     pub carried: Arc<Carried>,
+    /// Whether its terminal has an agent, and no MPTCP.
+    pub anchored: bool,
     /// Ends it by resets.
     pub stop: CancellationToken,
     /// Ends the listener that it alone needs.

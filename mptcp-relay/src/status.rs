@@ -21,7 +21,11 @@ pub fn session(session: &Session, policy: &Policy, subflows: &[Subflow]) -> Valu
             Way::Up => "terminal",
             Way::Down => "server",
         },
-        "kind": if session.token.is_some() { "multipath" } else { "plain" },
+        "kind": match session.token {
+            Some(_) => "multipath",
+            None if session.anchored => "anchored",
+            None => "plain",
+        },
         "subflows": own.count(),
         "primary": session.token.and_then(|token| policy.primary(token)),
         "up": session.carried.up.load(Ordering::Relaxed),

@@ -28,6 +28,8 @@ pub enum Asks {
     Capable,
     /// One more subflow of the connection with this token (MP_JOIN).
     Join(Token),
+    /// A new connection of a terminal without MPTCP whose agent offers to migrate it (Migrate-Permit).
+    Migrate,
     /// An ordinary connection.
     Plain,
 }
@@ -43,6 +45,10 @@ pub struct Syn {
 
 const TCP: u8 = 6;
 const MPTCP_OPTION: u8 = 30;
+/// Migrate-Permit (docs/protocol.md): RFC 6994, with the suite's identifier.
+const EXPERIMENT_OPTION: u8 = 253;
+const PERMIT: [u8; 2] = *b"MI";
+const PERMIT_LENGTH: usize = 11;
 const MP_CAPABLE: u8 = 0;
 const MP_JOIN: u8 = 1;
 /// Flags of interest in the 14th byte of the TCP header: FIN, SYN, RST, ACK.
@@ -150,8 +156,8 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// The first MPTCP option among these.
-fn option(mut options: &[u8]) -> Option<&[u8]> {
+/// The first option of a kind among these.
+fn option(mut options: &[u8], wanted: u8) -> Option<&[u8]> {
     while let [kind, rest @ ..] = options {
         match kind {
             0 => break,
@@ -159,7 +165,7 @@ fn option(mut options: &[u8]) -> Option<&[u8]> {
             _ => {
                 let length = usize::from(*rest.first()?);
                 let option = options.get(..length).filter(|option| option.len() >= 2)?;
-                if *kind == MPTCP_OPTION {
+                if *kind == wanted {
                     return Some(option);
                 }
                 options = &options[length..];
@@ -171,8 +177,12 @@ fn option(mut options: &[u8]) -> Option<&[u8]> {
 
 /// RFC 8684: MP_CAPABLE on a SYN has 4 bytes (12 in version 0), MP_JOIN on a SYN has 12.
 fn asks(options: &[u8]) -> Asks {
-    let Some(option) = option(options) else {
-        return Asks::Plain;
+    let Some(option) = option(options, MPTCP_OPTION) else {
+        let permits = |option: &[u8]| option.len() == PERMIT_LENGTH && option[2..4] == PERMIT;
+        return match option(options, EXPERIMENT_OPTION).is_some_and(permits) {
+            true => Asks::Migrate,
+            false => Asks::Plain,
+        };
     };
     match (option.get(2).map(|byte| byte >> 4), option.len()) {
         (Some(MP_CAPABLE), 4 | 12) => Asks::Capable,
@@ -185,5 +195,5 @@ fn asks(options: &[u8]) -> Asks {
 
 /// And on a SYN-ACK 12, with the answerer's key.
 fn agrees(options: &[u8]) -> bool {
-    option(options).is_some_and(|option| option.len() == 12 && option[2] >> 4 == MP_CAPABLE)
+    option(options, MPTCP_OPTION).is_some_and(|option| option.len() == 12 && option[2] >> 4 == MP_CAPABLE)
 }

@@ -28,6 +28,11 @@ const BURST: usize = 64 * 1024;
 /// ... and then nothing for so long may wait for an acknowledgement.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// Unanswered questions after which an end is taken for gone ...
+const KEEPALIVES: u32 = 4;
+/// ... and the shortest time between them that the kernel knows.
+const SHORTEST: Duration = Duration::from_secs(1);
+
 /// Bytes so far.
 #[derive(Debug, Default)]
 pub struct Carried {
@@ -49,18 +54,25 @@ pub enum Ended {
 /// What is called when a terminal pauses.
 pub type Pauses = Box<dyn Fn() + Send + Sync>;
 
-/// Carries everything, or until it is stopped: then both sides are reset.
+/// Carries everything, or until it is stopped: then both sides are reset. An end that has said nothing for `keepalive` is asked
+/// whether it is there; zero: never.
 pub async fn carry(
     mut terminal: TcpStream,
     mut server: TcpStream,
     carried: &Carried,
+    keepalive: Duration,
     pauses: Option<Pauses>,
     stop: CancellationToken,
 ) -> Ended {
     for socket in [&terminal, &server] {
         let _ = socket.set_nodelay(true);
-        let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(60));
-        let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
+        if !keepalive.is_zero() {
+            let asks = socket2::TcpKeepalive::new()
+                .with_time(keepalive.max(SHORTEST))
+                .with_interval((keepalive / KEEPALIVES).max(SHORTEST))
+                .with_retries(KEEPALIVES);
+            let _ = SockRef::from(socket).set_tcp_keepalive(&asks);
+        }
     }
     let outcome = {
         let (from_terminal, to_terminal) = terminal.split();

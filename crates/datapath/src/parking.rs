@@ -376,6 +376,8 @@ fn quiet_device(device: &str) {
         ),
         (format!("/proc/sys/net/ipv4/conf/{device}/src_valid_mark"), "1"),
         (format!("/proc/sys/net/ipv4/conf/{device}/rp_filter"), "0"),
+        // What is handed in may be for a transparent socket, whose delivery is a local route by mark.
+        (format!("/proc/sys/net/ipv4/conf/{device}/accept_local"), "1"),
     ] {
         if let Err(error) = std::fs::write(&path, value) {
             tracing::debug!(path, %error, "cannot set");

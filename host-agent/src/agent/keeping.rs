@@ -18,6 +18,8 @@ impl<D: Datapath> Agent<D> {
             return;
         };
         let suspect = managed.machine.state() == migration::State::Suspect;
+        // Until it has moved, the routing alone knows the way of one that is anchored here.
+        let suspect = suspect && !self.network.is_anchored(identity.local.address);
         let mark = !managed.released && (managed.is_active() || suspect || managed.pinned);
         if managed.flags.mark != mark {
             managed.flags.mark = mark;
@@ -111,7 +113,15 @@ impl<D: Datapath> Agent<D> {
 
     /// Takes a connection up.
     pub(super) fn hold(&mut self, managed: Managed) {
-        *self.holders.entry(managed.identity.local.address).or_default() += 1;
+        let address = managed.identity.local.address;
+        *self.holders.entry(address).or_default() += 1;
+        if self.network.is_anchored(address) {
+            let source = datapath::Source {
+                ifindex: 0,
+                usable: true,
+            };
+            self.write(|datapath| datapath.put_source(address, source));
+        }
         if managed.is_active() {
             self.active.insert(managed.identity);
         }
@@ -205,6 +215,9 @@ impl<D: Datapath> Agent<D> {
             return;
         }
         self.holders.remove(&address);
+        if self.network.is_anchored(address) {
+            self.datapath.remove_source(address);
+        }
         self.let_go(address);
     }
 

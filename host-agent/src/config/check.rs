@@ -49,6 +49,7 @@ impl Config {
                 format!("{} lies within wire_ports; choose another", self.agent_port),
             );
         }
+        self.anchors()?;
         if self.agent_port == 0 {
             return value("agent_port", "0 is no port; peers must find it".into());
         }

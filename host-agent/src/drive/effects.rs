@@ -99,7 +99,13 @@ impl Driver {
             } => self.tunnel(server, tunnel, dial, peer),
             Effect::UpdateFacts => {
                 let mut local = local_facts(&self.config);
-                local.direct_addresses = self.agent.network.usable().map(|(address, _)| address).collect();
+                let network = &self.agent.network;
+                // Who dials a server whose anchor this is finds this agent, and no NAPT before it.
+                local.direct_addresses = network
+                    .usable()
+                    .map(|(address, _)| address)
+                    .chain(network.anchored_hosts())
+                    .collect();
                 local.known = self.agent.pairs.known();
                 self.facts.send_replace(Arc::new(local));
             }

@@ -15,6 +15,9 @@ impl Driver {
             let Some(device) = self.agent.network.device_of(local) else {
                 continue;
             };
+            if self.agent.network.is_anchored(local) {
+                continue;
+            }
             let Some(now) = self.parking.route_to(peer, Some(local), None).await else {
                 continue;
             };

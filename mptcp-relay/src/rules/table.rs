@@ -104,6 +104,10 @@ impl Rules {
         up.push(format!(
             "tcp option mptcp subtype {{ 0, 1 }} meta mark set meta mark | {held:#x}{queue}"
         ));
+        let anchors = addresses(&self.anchor, "daddr").filter(|_| !self.anchor.is_empty());
+        up.extend(anchors.map(|to| {
+            format!("{to}tcp option mptcp missing tcp option 253 exists meta mark set meta mark | {held:#x}{queue}")
+        }));
         chain("up", &up);
         if self.downlink {
             let mut lines: Vec<String> = refused("saddr").collect();
@@ -136,6 +140,14 @@ impl Rules {
                     port + 1
                 ));
             }
+            if !self.anchor.is_empty() {
+                let anchored = self.marks.anchored();
+                divert.push(format!(
+                    "meta nfproto {family} meta l4proto tcp meta mark & {anchored:#x} == {anchored:#x} \
+                     tproxy {proxy} to {address}:{} {deliver}",
+                    port + 2
+                ));
+            }
             // The listener on the service's own port, else the one for all.
             for to in [address.clone(), format!("{address}:{port}")] {
                 divert.push(format!(
@@ -155,6 +167,15 @@ impl Rules {
         );
         if self.deployed {
             self.hand_over_chains(&mut chain);
+        }
+        if !self.anchor.is_empty() {
+            let agent = self.anchor_port;
+            let mut lines = vec!["type nat hook prerouting priority -100; policy accept;".to_owned()];
+            lines.extend(
+                addresses(&self.anchor, "daddr")
+                    .map(|to| format!("{}{to}tcp dport {agent} redirect to :{agent}", device("iifname"))),
+            );
+            chain("anchor", &lines);
         }
         text += "}\n";
         text

@@ -22,6 +22,28 @@ fn the_table_is_replaced_in_one_transaction_and_fails_open() {
 }
 
 #[test]
+fn only_servers_that_are_named_are_anchored() {
+    let script = |config: &Config| Rules::new(config, Holder::Nft).script();
+    let none = script(&Config::default());
+    assert!(
+        !none.contains("option 253") && !none.contains("redirect"),
+        "{none}"
+    );
+    let config = Config {
+        anchor: vec!["192.0.2.0/24".parse().expect("a range")],
+        ..Config::default()
+    };
+    let some = script(&config);
+    for line in [
+        "ip daddr 192.0.2.0/24 tcp option mptcp missing tcp option 253 exists",
+        "ip daddr 192.0.2.0/24 tcp dport 7801 redirect to :7801",
+        "tproxy ip to 127.77.0.1:7822",
+    ] {
+        assert!(some.contains(line), "{line}: {some}");
+    }
+}
+
+#[test]
 fn servers_are_listened_to_only_where_it_is_known_who_the_terminals_are() {
     let unknown = Rules::new(&Config::default(), Holder::Nft).script();
     assert!(
@@ -64,7 +86,9 @@ fn mistakes_in_the_configuration_are_named_with_their_key() {
         ("table = 254", "table"),
         ("timeouts.server = 0", "timeouts.server"),
         ("timeouts.probe = 1.5", "timeouts.probe"),
-        ("listen_port = 65535", "listen_port"),
+        ("listen_port = 65534", "listen_port"),
+        ("anchor = [\"here\"]", "anchor"),
+        ("timeouts.keepalive = -1", "timeouts.keepalive"),
         ("terminals = [\"here\"]", "terminals"),
         ("balance = { enabled = true }", "balance.enabled"),
         ("path_manager = { mode = \"binder\" }", "source routes"),

@@ -34,6 +34,18 @@ fn a_syn_says_whether_it_asks_for_a_connection_or_a_subflow() {
 }
 
 #[test]
+fn a_syn_of_a_terminal_without_mptcp_says_whether_its_agent_offers_to_migrate() {
+    let permit = [253, 11, b'M', b'I', 0x10, 0x9c, 0x40, 0x1e, 0x79, 7, 7, 1];
+    let asks = |options: &[u8]| Syn::read(&packet(options, 2)).expect("a SYN").asks;
+    assert_eq!(asks(&permit), Asks::Migrate);
+    // Another experiment, and a Migrate-Request, which is longer.
+    assert_eq!(asks(&[253, 11, b'M', b'J', 0, 0, 0, 0, 0, 0, 0, 1]), Asks::Plain);
+    assert_eq!(asks(&[253, 12, b'M', b'I', 0, 0, 0, 0, 0, 0, 0, 0]), Asks::Plain);
+    let both = [&CAPABLE[..], &permit].concat();
+    assert_eq!(asks(&both), Asks::Capable);
+}
+
+#[test]
 fn what_is_no_syn_or_malformed_is_never_taken_for_mptcp() {
     assert_eq!(Syn::read(&packet(&CAPABLE, 0x12)), None, "a SYN-ACK");
     for broken in [

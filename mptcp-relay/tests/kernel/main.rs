@@ -299,6 +299,28 @@ fn a_terminal_that_opens_ten_thousand_subflows_keeps_as_many_as_it_may_and_its_c
 }
 
 #[test]
+fn an_idle_end_that_vanishes_is_a_reset_for_the_other() {
+    for vanishes in ["t", "s"] {
+        let place = Place::new();
+        let _relay = place.relay("timeouts = { keepalive = 1.0, no_path = 1.0 }");
+        let (terminal, server) = talks(&place, 7000);
+        place.nft(
+            vanishes,
+            "table inet gone { chain in { type filter hook input priority 0; policy drop; }; }",
+        );
+        let mut left = if vanishes == "t" { server } else { terminal };
+        left.set_read_timeout(Some(Duration::from_secs(60)))
+            .expect("a timeout");
+        let error = left.read(&mut [0; 1]).expect_err("nobody has said goodbye");
+        assert_eq!(
+            error.kind(),
+            std::io::ErrorKind::ConnectionReset,
+            "{vanishes} vanished"
+        );
+    }
+}
+
+#[test]
 fn doctor_names_what_is_missing_and_what_to_do() {
     let place = Place::new();
     drop(place.relay(""));

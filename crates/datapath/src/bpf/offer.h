@@ -219,6 +219,7 @@ static __always_inline void timed_out(struct bpf_sock_ops *skops, const struct c
 	struct bpf_sock *sk = skops->sk;
 	struct session *session;
 	struct saved *memory;
+	struct source *source;
 	struct tuple t = {};
 	struct event *event;
 	struct tcp_sock *tp;
@@ -226,7 +227,8 @@ static __always_inline void timed_out(struct bpf_sock_ops *skops, const struct c
 
 	tuple_of(skops, &t);
 	session = bpf_map_lookup_elem(&sessions, &t);
-	if (!session || !sk || !bpf_map_lookup_elem(&sources, t.local))
+	source = bpf_map_lookup_elem(&sources, t.local);
+	if (!session || !sk || !source)
 		return;
 	memory = bpf_sk_storage_get(&saved, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	tp = bpf_skc_to_tcp_sock(sk);
@@ -238,7 +240,8 @@ static __always_inline void timed_out(struct bpf_sock_ops *skops, const struct c
 		value = RAISED_TIMEOUT_MS;
 		bpf_setsockopt(skops, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof(value));
 	}
-	if (!memory->marked) {
+	/* An address of another host, whose anchor this is, has no device: the routing knows the way until it moves. */
+	if (!memory->marked && source->ifindex) {
 		memory->marked = 1;
 		value = tp->inet_conn.icsk_inet.sk.sk_mark | c->mark;
 		bpf_setsockopt(skops, SOL_SOCKET, SO_MARK, &value, sizeof(value));

@@ -217,6 +217,8 @@ impl<'a> Check<'a> {
     fn host(&mut self, name: &Name) {
         match self.scenario.node(&name.text) {
             Some(Node { kind: Kind::Host, .. }) => {}
+            // Programs run beside a relay, too: a host agent, for those that it anchors.
+            Some(_) if self.scenario.relays.iter().any(|relay| relay.node == *name) => {}
             Some(_) => self.refuse(name, format!("`{name}` is not a host"), "a host"),
             None => self.node(name),
         }
