@@ -17,6 +17,7 @@ mod places;
 mod relaying;
 mod repairing;
 mod reporting;
+mod revoking;
 mod rewriting;
 mod sleeping;
 mod talking;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use identity::{Credentials, Local, Pair, PairStore, Session};
+use identity::{AgentId, Credentials, Local, Pair, PairStore, Session};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use uuid::Uuid;
@@ -212,6 +212,8 @@ pub struct Pairs {
     store: PairStore,
     /// Peers that were dialled: when, and how often in vain.
     dialled: HashMap<(IpAddr, u16), (Instant, u32)>,
+    /// Peers that the deployment has revoked while this agent ran. One that is revoked and has a new key is another.
+    revoked: HashSet<AgentId>,
     /// Peers that are being dialled: a second exchange beside the first would only make another epoch.
     under_way: HashSet<(IpAddr, u16)>,
 }
@@ -222,6 +224,7 @@ impl Pairs {
         Self {
             store,
             dialled: HashMap::new(),
+            revoked: HashSet::new(),
             under_way: HashSet::new(),
         }
     }
@@ -233,6 +236,19 @@ impl Pairs {
             .retain(|(address, _), _| *address != pair.peer_observed.address);
         self.store.insert(pair);
         self.store.save()
+    }
+
+    /// Forgets the keys agreed with a peer, and agrees none any more. An error means that they come back when the agent
+    /// restarts, until it is told again.
+    pub fn revoke(&mut self, peer: &AgentId) -> Result<(), identity::StoreError> {
+        self.revoked.insert(peer.clone());
+        self.store.forget(peer);
+        self.store.save()
+    }
+
+    /// Whether a peer was revoked.
+    pub fn is_revoked(&self, peer: &AgentId) -> bool {
+        self.revoked.contains(peer)
     }
 
     /// The exchanges with the peers who may have this address and agent port, the newest first: of each peer that was

@@ -7,11 +7,13 @@
 //!    address that is reported ([`connect`]), and tells what the server says as [`ServerEvent`]s.
 //! 4. Behind a NAPT each new stream is followed by a probe of how it maps ([`mapping`]), which goes into the reports.
 //! 5. `agent::destinations` checks what was said and turns it into attempts of the connections' machines.
-//! 6. When two agents cannot reach each other's ports, their pair exchange runs through a blind [`tunnel`].
+//! 6. Whether peers with keys were revoked is asked now and then ([`standing`]).
+//! 7. When two agents cannot reach each other's ports, their pair exchange runs through a blind [`tunnel`].
 
 pub mod attend;
 pub mod counter;
 pub mod mapping;
+pub mod standing;
 pub mod tunnel;
 pub mod wanted;
 

@@ -106,6 +106,13 @@ impl Agents for Liar {
     async fn renew(&self, _: Request<pb::RenewRequest>) -> Result<Response<pb::RenewResponse>, Status> {
         Err(Status::unavailable("no"))
     }
+
+    async fn standing(
+        &self,
+        _: Request<pb::StandingRequest>,
+    ) -> Result<Response<pb::StandingResponse>, Status> {
+        Err(Status::unavailable("no"))
+    }
 }
 
 type Out = mpsc::UnboundedSender<Result<pb::ServerMessage, Status>>;

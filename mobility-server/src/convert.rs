@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use migration::server::{
-    AgentName, ConnectionPorts, Destination, DestinationAction, FailureCause, Finding, MAX_CONNECTIONS,
-    Mapping, MappingBehaviour, PairId, Relayed, Report, Waiting, WithdrawReason,
+    AgentName, BadReport, ConnectionPorts, Destination, DestinationAction, FailureCause, Finding,
+    MAX_CONNECTIONS, Mapping, MappingBehaviour, PairId, Relayed, Report, ServerRefusal, Waiting,
+    WithdrawReason,
 };
 use proto::mobility::v1 as pb;
 use wire::Endpoint;
@@ -222,6 +223,22 @@ pub fn refused_message(
         pair_id: pair.map(|pair| pair.0.to_vec()).unwrap_or_default(),
         text: text.into(),
         newest,
+    }))
+}
+
+/// What kind of refusal the rules' own is.
+pub fn refusal(reason: &ServerRefusal) -> pb::refused::Reason {
+    match reason {
+        ServerRefusal::Bad(BadReport::Address(_) | BadReport::Families(..)) => pb::refused::Reason::Address,
+        ServerRefusal::Bad(_) | ServerRefusal::NotYours => pb::refused::Reason::Malformed,
+        ServerRefusal::Stale { .. } => pb::refused::Reason::Stale,
+    }
+}
+
+/// A peer was revoked.
+pub fn revoked_message(uri: &str) -> pb::ServerMessage {
+    server_message(pb::server_message::Body::Revoked(pb::Revoked {
+        agent: uri.to_owned(),
     }))
 }
 

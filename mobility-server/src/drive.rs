@@ -217,7 +217,7 @@ async fn attend_signals(
                 }
                 if beats.is_multiple_of(30) {
                     shared.limiter.tidy();
-                    look_for_revocations(shared).await;
+                    shared.look_for_revocations().await;
                 }
             }
         }
@@ -232,17 +232,6 @@ async fn leave_drained(shared: &Arc<Shared>) {
     }
     if let Err(error) = shared.pairs.leave(&addresses).await {
         tracing::warn!(%error, "the pairs that go through a drained proxy could not be read");
-    }
-}
-
-async fn look_for_revocations(shared: &Arc<Shared>) {
-    match shared.members.refresh().await {
-        Ok(new) => {
-            for uri in new {
-                shared.registry.expel(&uri);
-            }
-        }
-        Err(error) => tracing::warn!(%error, "revocations could not be read; those that are known stay"),
     }
 }
 

@@ -152,8 +152,49 @@ async fn what_was_reported_before_a_revocation_matches_nothing_after_it() {
             panic!("A is nobody any more")
         };
         assert!(waiting.move_counter == counter && !waiting.peer_present);
+        let Ok(Hears::Revoked(revoked)) = at_b.next().await else {
+            panic!("and B is told why")
+        };
+        assert_eq!(revoked.agent, a.uri);
     }
     assert_eq!(server.status()["matches"].as_u64(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_are_told_of_a_revocation_at_once_when_they_come_and_when_they_ask() {
+    let server = Deployment::start(MEMORY).await;
+    let (a, b, c) = (
+        server.agent("a").await,
+        server.agent("b").await,
+        server.agent("c").await,
+    );
+    let told = async |line: &mut common::Line| match line.next().await {
+        Ok(Hears::Revoked(revoked)) => revoked.agent,
+        other => panic!("{other:?}"),
+    };
+    let mut at_b = b.attend(&[(1, &a)]).await.expect("welcome");
+    let mut at_c = c.attend(&[(2, &b)]).await.expect("welcome");
+    server.cli(&["revoke", "a"]);
+    assert_eq!(told(&mut at_b).await, a.uri, "who attends already");
+    let mut again = b.attend(&[(1, &a), (2, &c)]).await.expect("welcome");
+    assert_eq!(told(&mut again).await, a.uri, "who comes later");
+    let mut client = c.client().await.expect("it listens");
+    let question = pb::StandingRequest {
+        members: vec![
+            a.uri.clone(),
+            b.uri.clone(),
+            "spiffe://mobility/agent/nobody".into(),
+        ],
+    };
+    let answer = client.standing(question).await.expect("an answer").into_inner();
+    assert_eq!(answer.revoked, [a.uri.clone()]);
+    let question = pb::StandingRequest {
+        members: vec![String::new(); 5000],
+    };
+    client.standing(question).await.expect_err("too many");
+    // C has named nobody who was revoked: the first that it hears is the answer to its own report.
+    at_c.say(Says::Report(report([2; 16], &b, 1, 3, 2))).await;
+    assert!(matches!(at_c.next().await, Ok(Hears::Waiting(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -87,6 +87,68 @@ async fn doctor_says_that_no_server_runs_and_fails_without_an_authority() {
     assert!(detail.contains("restore"), "it says what to do: {detail}");
 }
 
+/// PROXY protocol v2: TCP over IPv4 from 192.0.2.7:12345, and from 203.0.113.9:4000, to 198.51.100.1:7800.
+const HEADERS: [&[u8]; 2] = [
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x07\xc6\x33\x64\x01\x30\x39\x1e\x78",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xcb\x00\x71\x09\xc6\x33\x64\x01\x0f\xa0\x1e\x78",
+];
+
+/// What `doctor` finds of one thing.
+fn found(server: &Deployment, what: &str) -> (String, String) {
+    let output = server.command().args(["doctor", "--json"]).output();
+    let findings = json(&String::from_utf8_lossy(&output.expect("it runs").stdout));
+    let found = findings
+        .as_array()
+        .expect("rows")
+        .iter()
+        .find(|row| row["what"] == what);
+    let found = found.unwrap_or_else(|| panic!("nothing of {what}: {findings}"));
+    let text = |key: &str| found[key].as_str().expect("text").to_owned();
+    (text("verdict"), text("detail"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_doubts_a_server_to_which_everybody_comes_from_one_address_and_believes_its_fronts() {
+    let server = Deployment::start(MEMORY).await;
+    let (a, b) = (server.agent("a").await, server.agent("b").await);
+    let _at_a = a.attend(&[]).await.expect("welcome");
+    let (verdict, detail) = found(&server, "sources");
+    assert_eq!(verdict, "good", "one agent says nothing: {detail}");
+    let _at_b = b.attend(&[]).await.expect("welcome");
+    let (verdict, detail) = found(&server, "sources");
+    assert_eq!(verdict, "doubtful", "{detail}");
+    assert!(
+        detail.contains("127.0.0.1") && detail.contains("PROXY protocol v2") && detail.contains("`fronts`"),
+        "it says what to do: {detail}"
+    );
+
+    // The same, behind a load balancer that names the sources.
+    let server = Deployment::start(&format!("fronts = [\"127.0.0.0/8\"]\n{MEMORY}")).await;
+    let mut lines = Vec::new();
+    for (name, header) in ["a", "b"].into_iter().zip(HEADERS) {
+        let agent = server.agent_through(name, header).await;
+        lines.push(agent.attend(&[]).await.expect("welcome"));
+    }
+    let (verdict, detail) = found(&server, "sources");
+    assert_eq!((&verdict[..], &detail[..]), ("good", "2 agents from 2 addresses"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_tells_a_missing_certificate_and_a_state_directory_that_cannot_be_written() {
+    let mut server = Deployment::start("").await;
+    for what in ["authority", "certificate", "clock", "state", "store"] {
+        assert_eq!(found(&server, what).0, "good", "{what}");
+    }
+    server.stop();
+    // A file where the directory was: nobody can write there, whoever runs the test.
+    let state = server.dir.path().join("state");
+    std::fs::remove_dir_all(&state).expect("ours");
+    std::fs::write(&state, b"").expect("ours");
+    assert_eq!(found(&server, "state").0, "bad");
+    std::fs::remove_dir_all(server.dir.path().join("server")).expect("ours");
+    assert_eq!(found(&server, "certificate").0, "bad");
+}
+
 /// The answer to one request, or nothing while nobody listens.
 fn scrape(port: u16) -> Option<String> {
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;

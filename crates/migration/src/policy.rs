@@ -23,7 +23,7 @@ pub struct Policy {
     pub overtaken_tries: u32,
     /// Spread of every MSYN timer, in percent of it to either side: fixed intervals livelock crossed attempts.
     pub jitter_percent: u32,
-    /// Attempts of ours under way at once; the oldest gives way.
+    /// Attempts of ours under way at once; the oldest gives way, but one to where the peer was last stays.
     pub max_attempts: usize,
     /// Answers to the peer's attempts kept at once; the oldest gives way.
     pub max_answered: usize,

@@ -309,6 +309,10 @@ impl Store for Redis {
         listing::page(self, table, after, limit.max(1)).await
     }
 
+    async fn count(&self, table: Table) -> Result<u64, StoreError> {
+        listing::count(self, table).await
+    }
+
     async fn subscribe(&self, topic: &[u8]) -> Result<Notes, StoreError> {
         check_name(topic)?;
         self.wakeups.subscribe(topic).await

@@ -243,6 +243,10 @@ impl Store for Sled {
             .await
     }
 
+    async fn count(&self, table: Table) -> Result<u64, StoreError> {
+        self.read(move |opened| opened.count(table, now())).await
+    }
+
     async fn subscribe(&self, topic: &[u8]) -> Result<Notes, StoreError> {
         check_name(topic)?;
         Ok(self.switchboard.subscribe(topic))

@@ -49,6 +49,15 @@ impl Entry {
         self.value.is_none() && self.filed.is_empty()
     }
 
+    /// Whether anything can be seen of it from outside.
+    pub(crate) fn shows(&self, now: Millis) -> bool {
+        self.value.as_ref().is_some_and(|value| value.until > now)
+            || self
+                .filed
+                .iter()
+                .any(|filed| filed.until > now && filed.body.is_some())
+    }
+
     /// What can be seen of it from outside.
     pub(crate) fn show(&self, key: &Key, now: Millis) -> Option<Record> {
         let mut live: Vec<&Filed> = self

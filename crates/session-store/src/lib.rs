@@ -101,6 +101,10 @@ pub trait Store: Send + Sync + 'static {
     /// backend's; a record may come twice when others come and go meanwhile. `limit` is a wish.
     async fn list(&self, table: Table, after: Option<Cursor>, limit: usize) -> Result<Page, StoreError>;
 
+    /// How many records a listing of a table would have; one of which nothing but withdrawn reports is left may count
+    /// too. None of them leaves the store.
+    async fn count(&self, table: Table) -> Result<u64, StoreError>;
+
     /// The notes that any instance on this store sends to `topic` from now on, and perhaps some that were sent just
     /// before. Dropping the stream ends it.
     async fn subscribe(&self, topic: &[u8]) -> Result<Notes, StoreError>;

@@ -188,6 +188,12 @@ impl Store for Memory {
         Ok(page)
     }
 
+    async fn count(&self, table: Table) -> Result<u64, StoreError> {
+        let (book, now) = (self.book(), self.now());
+        let there = from(&book.entries, table, None)?.filter(|(_, entry)| entry.shows(now));
+        Ok(there.count() as u64)
+    }
+
     async fn subscribe(&self, topic: &[u8]) -> Result<Notes, StoreError> {
         check_name(topic)?;
         Ok(self.switchboard.subscribe(topic))

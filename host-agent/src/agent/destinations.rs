@@ -172,6 +172,7 @@ impl<D: Datapath> Agent<D> {
                     self.report_stale(id, refused.newest, now);
                 }
             }
+            Body::Revoked(revoked) => self.revoked(&server, &revoked.agent, now),
             Body::Hello(_) | Body::Ping(_) | Body::GoAway(_) => {}
         }
     }

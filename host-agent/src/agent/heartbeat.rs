@@ -127,6 +127,11 @@ impl Lines {
         }
     }
 
+    /// A pair is none any more: its line is closed.
+    pub(super) fn close(&mut self, pair_id: &Uuid) {
+        self.standings.remove(pair_id);
+    }
+
     fn standing(&mut self, pair_id: Uuid, now: Timestamp) -> &mut Standing {
         self.standings.entry(pair_id).or_insert_with(|| Standing {
             line: None,
@@ -149,6 +154,9 @@ impl<D: Datapath> Agent<D> {
         match event {
             LineEvent::Opened { pair_id, line } => {
                 let name = self.pairs.name(pair_id);
+                if self.pairs.by_id(&name).is_none() {
+                    return self.timeline.count("line_without_pair");
+                }
                 // Of two exchanges that crossed both ends keep the line of the one that counts.
                 if name == pair_id || !self.lines.is_open(&name) {
                     self.line_opened(name, line, now);

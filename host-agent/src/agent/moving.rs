@@ -171,10 +171,11 @@ impl<D: Datapath> Agent<D> {
                     && managed.machine.is_parked()
                     && !match managed.machine.state() {
                         migration::State::Closed => managed.paths.keys().any(|from| usable(from.address)),
-                        // One in the other family does not keep the first choice from being tried.
+                        // One in the other family does not keep the first choice from being tried, nor does one to
+                        // where somebody else says that the peer is.
                         _ => managed.machine.attempts().iter().any(|attempt| {
-                            let family = managed.machine.wire().remote.address.is_ipv4();
-                            attempt.from.address.is_ipv4() == family && usable(attempt.from.address)
+                            let last = managed.machine.wire().remote;
+                            usable(attempt.from.address) && attempt.destinations().contains(&last)
                         }),
                     }
             })

@@ -19,6 +19,14 @@ impl<D: Datapath> Agent<D> {
     /// What became of a pair exchange.
     pub fn pair_event(&mut self, event: PairEvent) {
         match event {
+            PairEvent::Agreed(pair) if self.pairs.is_revoked(&pair.peer) => {
+                self.pairs.finished(pair.peer_observed.address);
+                self.timeline.note(
+                    "",
+                    "pair_revoked",
+                    format!("{} was revoked: no keys with it", pair.peer_name),
+                );
+            }
             PairEvent::Agreed(pair) => {
                 let detail = format!(
                     "{} ({}), epoch {}{}{}",

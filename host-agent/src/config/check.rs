@@ -106,6 +106,7 @@ impl Config {
             }
         }
         for (key, seconds) in [
+            ("timeouts.revocation", self.timeouts.revocation),
             ("heartbeat.interval", self.heartbeat.interval),
             ("heartbeat.timeout", self.heartbeat.timeout),
         ] {

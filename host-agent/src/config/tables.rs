@@ -76,6 +76,8 @@ pub struct Timeouts {
     pub reset: f64,
     /// How old the agent's last sign of life may be before resets pass.
     pub heartbeat: f64,
+    /// How often the servers are asked whether peers were revoked.
+    pub revocation: f64,
 }
 
 /// The heartbeat between agents. All in seconds.
@@ -122,6 +124,7 @@ impl Default for Timeouts {
             linger: 60.0,
             reset: 3.0,
             heartbeat: 5.0,
+            revocation: 600.0,
         }
     }
 }

@@ -108,6 +108,7 @@ impl Driver {
                     .collect();
                 local.known = self.agent.pairs.known();
                 self.facts.send_replace(Arc::new(local));
+                self.servers.paired_with(self.agent.peers_and_servers());
             }
         }
     }

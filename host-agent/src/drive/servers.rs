@@ -13,6 +13,7 @@ use crate::pairs::PairEvent;
 use crate::server::attend::Attendance;
 use crate::server::counter::MoveCounter;
 use crate::server::renewal::Renewal;
+use crate::server::standing::{Peers, Standing};
 use crate::server::tunnel::{self, Invited};
 use crate::server::wanted::Wanted;
 use crate::server::{Failed, ServerEvent, connect, enrolment};
@@ -26,6 +27,8 @@ pub struct Servers {
     /// There is a new certificate on disk.
     pub renewed: mpsc::Receiver<()>,
     renewed_sender: mpsc::Sender<()>,
+    /// The peers of whom servers are asked whether they were revoked.
+    peers: watch::Sender<Arc<Peers>>,
     // Without servers nobody else holds one, and the channel must not count as closed.
     events_sender: mpsc::Sender<ServerEvent>,
 }
@@ -67,6 +70,7 @@ impl Servers {
             events,
             renewed,
             renewed_sender,
+            peers: watch::channel(Arc::default()).0,
             events_sender,
         }
     }
@@ -90,6 +94,16 @@ impl Servers {
             };
             tokio::spawn(attendance.run());
         }
+        let standing = Standing {
+            servers: servers.to_vec(),
+            peers: self.peers.subscribe(),
+            every: Duration::from_secs_f64(config.timeouts.revocation),
+            credentials: credentials.clone(),
+            authorities: authorities(config),
+            mark: config.agent_mark,
+            events: self.events_sender.clone(),
+        };
+        tokio::spawn(standing.run());
         let renewal = Renewal {
             servers: servers.to_vec(),
             credentials,
@@ -99,6 +113,17 @@ impl Servers {
             renewed: self.renewed_sender.clone(),
         };
         tokio::spawn(renewal.run());
+    }
+
+    /// There are keys with these peers.
+    pub(super) fn paired_with(&self, peers: Peers) {
+        self.peers.send_if_modified(|known| {
+            let differs = **known != peers;
+            if differs {
+                *known = Arc::new(peers);
+            }
+            differs
+        });
     }
 
     fn tell_failed(&self, failed: Failed) {

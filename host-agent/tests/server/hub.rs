@@ -48,6 +48,10 @@ type TunnelEnd = (
 pub struct Notes {
     pub streams: Mutex<Vec<Attended>>,
     pub changed: Notify,
+    /// Whose certificates were revoked.
+    pub revoked: Mutex<Vec<String>>,
+    /// Questions about members' standing.
+    pub asked: std::sync::atomic::AtomicUsize,
     waiting: Mutex<Option<TunnelEnd>>,
 }
 
@@ -319,6 +323,18 @@ impl Agents for Service {
             certificate,
             authority: self.authority.pem.clone(),
         }))
+    }
+
+    async fn standing(
+        &self,
+        request: Request<said::StandingRequest>,
+    ) -> Result<Response<said::StandingResponse>, Status> {
+        let revoked = self.notes.revoked.lock().unwrap().clone();
+        let mut members = request.into_inner().members;
+        members.retain(|uri| revoked.contains(uri));
+        self.notes.asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.notes.changed.notify_waiters();
+        Ok(Response::new(said::StandingResponse { revoked: members }))
     }
 }
 

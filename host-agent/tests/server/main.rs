@@ -3,4 +3,5 @@
 mod attending;
 mod enrolling;
 mod hub;
+mod standing;
 mod tunnelling;

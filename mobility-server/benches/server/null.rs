@@ -63,6 +63,13 @@ impl Agents for Null {
     async fn renew(&self, _: Request<pb::RenewRequest>) -> Result<Response<pb::RenewResponse>, Status> {
         Err(Status::unimplemented("not compared"))
     }
+
+    async fn standing(
+        &self,
+        _: Request<pb::StandingRequest>,
+    ) -> Result<Response<pb::StandingResponse>, Status> {
+        Err(Status::unimplemented("not compared"))
+    }
 }
 
 fn destination(report: pb::MobilityReport) -> pb::Destination {

@@ -7,6 +7,7 @@
 mod alarm;
 mod known;
 mod stored;
+mod waiting;
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -15,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use migration::Timestamp;
 use migration::server::{
-    AgentName, BadReport, PairKey, PairRecord, Relayed, Rules, ServerAction, ServerEvent, ServerRefusal, step,
+    AgentName, PairKey, PairRecord, Relayed, Rules, ServerAction, ServerEvent, ServerRefusal, step,
 };
 use prost::Message;
 use proto::mobility::v1 as pb;
@@ -24,6 +25,7 @@ use session_store::{Cursor, Expected, Key, Lease, Record, Revision, SharedStore,
 
 pub use self::alarm::Alarm;
 use self::known::Known;
+use self::waiting::Waiting;
 use crate::act::Prober;
 use crate::convert;
 use crate::counters::Counters;
@@ -62,6 +64,7 @@ pub struct Pairs {
     counters: Arc<Counters>,
     alarm: Alarm,
     known: Known,
+    waiting: Waiting,
     rules: Rules,
     instance: [u8; 16],
 }
@@ -91,6 +94,7 @@ impl Pairs {
             counters,
             alarm: Alarm::default(),
             known: Known::default(),
+            waiting: Waiting::default(),
             rules,
             instance: *uuid::Uuid::new_v4().as_bytes(),
         })
@@ -112,6 +116,7 @@ impl Pairs {
             let (listed, next) = self.page(after).await?;
             for pair in listed {
                 count += 1;
+                self.waiting.count(None, Some(&pair.record));
                 if let Some(due) = pair.record.next_timeout(&self.rules) {
                     self.alarm.set(&pair.record.key, due);
                 }
@@ -309,8 +314,10 @@ impl Pairs {
             let was = before.take().unwrap_or_else(|| PairRecord::new(key.clone()));
             let (after, actions) = step(was.clone(), event.clone(), &self.rules, now);
             if actions.contains(&ServerAction::Forget) {
-                if let Expected::At(revision) = expected {
-                    self.store.remove(&name, Some(revision)).await?;
+                if let Expected::At(revision) = expected
+                    && self.store.remove(&name, Some(revision)).await?
+                {
+                    self.waiting.count(Some(&was), None);
                 }
                 return Ok((None, actions));
             }
@@ -332,6 +339,7 @@ impl Pairs {
                 Swap::Done(revision) => {
                     self.set_alarm(&after);
                     self.counters.decided(&was, &after);
+                    self.waiting.count(Some(&was), Some(&after));
                     self.know(revision, &after);
                     return Ok((Some(after), actions));
                 }
@@ -451,7 +459,7 @@ impl Pairs {
             }
             ServerAction::Forget => {}
             ServerAction::Refuse { agent, reason } => {
-                let kind = refusal(&reason);
+                let kind = convert::refusal(&reason);
                 self.counters.refused(kind);
                 let newest = match reason {
                     ServerRefusal::Stale { newest, .. } => newest,
@@ -483,12 +491,4 @@ fn touched(key: &PairKey) -> note::Body {
         first: first.0.clone(),
         second: second.0.clone(),
     })
-}
-
-fn refusal(reason: &ServerRefusal) -> pb::refused::Reason {
-    match reason {
-        ServerRefusal::Bad(BadReport::Address(_) | BadReport::Families(..)) => pb::refused::Reason::Address,
-        ServerRefusal::Bad(_) | ServerRefusal::NotYours => pb::refused::Reason::Malformed,
-        ServerRefusal::Stale { .. } => pb::refused::Reason::Stale,
-    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream as Messages, StreamExt};
-use identity::{Member, MemberRole, Validity};
+use identity::{Member, MemberRole};
 use migration::server::{AgentName, Finding, PairKey, Relayed, ServerEvent, Waiting};
 use prost::Message;
 use proto::mobility::v1 as pb;
@@ -80,34 +80,17 @@ impl pb::agents_server::Agents for AgentsService {
 
     async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::RenewResponse>, Status> {
         let (_, member) = self.0.member(&request, &MemberRole::ALL)?;
-        let validity = Validity::from_now(Config::seconds(self.0.config.timeouts.certificate));
-        let signed = self
-            .0
-            .authority
-            .sign(
-                &request.get_ref().certificate_request,
-                member.role,
-                &member.name,
-                validity,
-            )
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        // Another key would be another member: one that nobody has let in, and that outlives a revocation of this one.
-        if signed.member.uri != member.uri {
-            self.0.counters.refuse("renewal_of_another_key");
-            return Err(Status::permission_denied(
-                "a renewal is for the key of the caller; another key enrols with a token",
-            ));
-        }
-        self.0
-            .members
-            .note(&signed.member)
-            .await
-            .map_err(|error| self.0.store_failed(&error))?;
-        self.0.counters.count("renewals");
-        Ok(Response::new(pb::RenewResponse {
-            certificate: signed.certificate_pem,
-            authority: self.0.authority.certificate_pem().to_owned(),
-        }))
+        let answer = self.0.renew(&member, request.get_ref()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn standing(
+        &self,
+        request: Request<pb::StandingRequest>,
+    ) -> Result<Response<pb::StandingResponse>, Status> {
+        self.0.member(&request, &[MemberRole::Agent])?;
+        let answer = self.0.standing(request.into_inner())?;
+        Ok(Response::new(answer))
     }
 }
 
@@ -203,6 +186,7 @@ impl Talk<'_> {
         incoming: &mut Streaming<pb::AgentMessage>,
         notes: &mut Notes,
     ) -> Result<(), Status> {
+        self.tell_revoked();
         self.tell_present().await;
         let every = Config::seconds(self.shared.config.timeouts.ping);
         let mut pings = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
@@ -270,6 +254,7 @@ impl Talk<'_> {
         self.within_requests(&[])?;
         let said = said(&self.stream.agent, hello).map_err(|error| malformed(&[], &error))?;
         *self.stream.said() = said;
+        self.tell_revoked();
         self.tell_present().await;
         Ok(())
     }
@@ -310,6 +295,7 @@ impl Talk<'_> {
                 peer_present: false,
             };
             self.stream.push(convert::waiting_message(waiting));
+            self.stream.push(convert::revoked_message(&peer.0));
             return Ok(());
         }
         if report.relayed == Relayed::Works {
@@ -417,6 +403,17 @@ impl Talk<'_> {
         }
     }
 
+    /// The peers that this stream has named and that were revoked.
+    fn tell_revoked(&self) {
+        let said = self.stream.said();
+        let peers: HashSet<&AgentName> = said.pairs.iter().flat_map(|key| &key.names).collect();
+        for peer in peers {
+            if self.shared.members.is_revoked(&peer.0) {
+                self.stream.push(convert::revoked_message(&peer.0));
+            }
+        }
+    }
+
     /// To every stored pair of this stream: its agent is here, and hears what was decided meanwhile.
     async fn tell_present(&mut self) {
         let pairs: Vec<PairKey> = self.stream.said().pairs.iter().cloned().collect();
@@ -451,15 +448,8 @@ impl Talk<'_> {
                     self.stream.push(message);
                 }
             }
-            Some(note::Body::Revoked(_)) => self.look_for_revocation().await,
+            Some(note::Body::Revoked(_)) => self.shared.look_for_revocations().await,
             None => {}
-        }
-    }
-
-    async fn look_for_revocation(&self) {
-        let read = self.shared.members.refresh().await;
-        if read.is_ok() && self.shared.members.is_revoked(&self.stream.agent.0) {
-            self.stream.stop.cancel();
         }
     }
 

@@ -8,6 +8,7 @@ mod listing;
 mod operators;
 mod relays;
 mod sessions;
+mod standing;
 mod tunnel;
 
 use std::collections::HashMap;

@@ -153,7 +153,7 @@ impl pb::operators_server::Operators for OperatorsService {
         let mut closed = 0;
         for uri in uris {
             tracing::info!(member = %uri, "revoked");
-            closed += shared.registry.expel(&uri);
+            closed += shared.put_out(&uri);
             if shared.pairs.is_shared() {
                 let told = shared
                     .pairs
@@ -178,30 +178,13 @@ impl pb::operators_server::Operators for OperatorsService {
 
 impl OperatorsService {
     async fn waiting_reports(&self) -> Result<u64, Status> {
-        let (mut count, mut after) = (0, None);
-        loop {
-            let page = self.0.pairs.page(after).await;
-            let (listed, next) = page.map_err(|error| self.0.store_failed(&error))?;
-            let ends = listed.iter().flat_map(|pair| &pair.record.ends);
-            count += ends.filter(|end| end.held.is_some()).count() as u64;
-            match next {
-                Some(next) => after = Some(next),
-                None => return Ok(count),
-            }
-        }
+        let waiting = self.0.pairs.waiting_reports().await;
+        waiting.map_err(|error| self.0.store_failed(&error))
     }
 
     async fn sessions(&self) -> Result<u64, Status> {
-        let (mut count, mut after) = (0, None);
-        loop {
-            let page = self.0.store.list(Table::Sessions, after, PAGE).await;
-            let page = page.map_err(|error| self.0.store_failed(&error))?;
-            count += page.records.len() as u64;
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(count),
-            }
-        }
+        let count = self.0.store.count(Table::Sessions).await;
+        count.map_err(|error| self.0.store_failed(&error))
     }
 }
 

@@ -163,13 +163,21 @@ impl Deployment {
         self.member(name, "agent").await
     }
 
+    /// A host that has joined through a load balancer which says this first.
+    pub async fn agent_through(&self, name: &str, first: &'static [u8]) -> Agent {
+        self.joined(name, "agent", first).await
+    }
+
     /// Somebody who has joined in this role.
     pub async fn member(&self, name: &str, role: &str) -> Agent {
+        self.joined(name, role, b"").await
+    }
+
+    async fn joined(&self, name: &str, role: &str, first: &'static [u8]) -> Agent {
         let token = self.cli(&["enroll-token", "--role", role]);
         let token: EnrolmentToken = token.trim().parse().expect("a token");
-        let channel = connect(self.port, first_contact(token.authority()).expect("TLS"))
-            .await
-            .expect("it listens");
+        let tls = first_contact(token.authority()).expect("TLS");
+        let channel = connect_after(self.port, tls, first).await.expect("it listens");
         let application = Application::new(name).expect("a key");
         let mut client = pb::enrolment_client::EnrolmentClient::new(channel);
         let request = pb::EnrolRequest {
@@ -199,6 +207,7 @@ impl Deployment {
                 .replace("/agent/", &format!("/{role}/")),
             dir,
             port: self.port,
+            first,
         }
     }
 }
@@ -242,6 +251,8 @@ pub struct Agent {
     pub uri: String,
     pub dir: PathBuf,
     pub port: u16,
+    /// What its load balancer says first.
+    pub first: &'static [u8],
 }
 
 pub struct Line {
@@ -256,7 +267,7 @@ impl Agent {
     }
 
     pub async fn client(&self) -> Result<pb::agents_client::AgentsClient<Channel>, tonic::transport::Error> {
-        let channel = connect(self.port, self.tls()).await?;
+        let channel = connect_after(self.port, self.tls(), self.first).await?;
         Ok(pb::agents_client::AgentsClient::new(channel))
     }
 

@@ -117,8 +117,8 @@ impl Turn {
                 && (old.req_no < committed || old.destinations() == destinations)
         });
         if self.m.attempts.len() >= self.m.policy.max_attempts {
-            let oldest = self.m.attempts[0].req_no;
-            self.withdraw(|attempt| attempt.req_no == oldest);
+            let gives_way = self.gives_way(&destinations);
+            self.withdraw(|attempt| Some(attempt.req_no) == gives_way);
         }
         self.m.seen = req_no;
         self.out.push(Action::StoreReqNo { req_no });
@@ -139,6 +139,21 @@ impl Turn {
             voluntary,
         });
         self.send_msyn(self.m.attempts.len() - 1);
+    }
+
+    /// The attempt that gives way to one towards `destinations`: the oldest, but for the newest of those that go to where
+    /// the peer was last. What others say of the peer's place, however often, leaves the one place that is known by
+    /// the peer's own word.
+    fn gives_way(&self, destinations: &[Endpoint]) -> Option<ReqNo> {
+        let last = self.m.wire.remote;
+        let own_word = |attempt: &&Attempt| attempt.destinations().contains(&last);
+        let reserved = match destinations.contains(&last) {
+            true => None,
+            false => self.m.attempts.iter().rev().find(own_word),
+        };
+        let reserved = reserved.map(|attempt| attempt.req_no);
+        let mut others = self.m.attempts.iter().map(|attempt| attempt.req_no);
+        others.find(|req_no| Some(*req_no) != reserved).or(reserved)
     }
 
     /// Whether an attempt from here is more than a repair of the wire tuple. While the peer has not confirmed that

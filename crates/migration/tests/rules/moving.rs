@@ -314,3 +314,49 @@ fn candidates_take_turns() {
     let turns: Vec<bool> = all.iter().filter_map(to).collect();
     assert_eq!(turns[..5], [false, false, true, true, false]);
 }
+
+/// Somebody says that the peer is there.
+fn told(place: u64) -> Event {
+    Event::MigrateCommand {
+        local: at(&format!("10.0.1.1:{}", 5_000 + place)),
+        peer: at(&format!("100.64.0.{place}:80")),
+        crossing: place % 2 == 0,
+        tcp: TCP,
+        random: place,
+    }
+}
+
+#[test]
+fn however_many_places_others_name_the_one_where_the_peer_was_last_is_tried() {
+    let mut bench = Bench::moved();
+    for place in 1..=40 {
+        bench.tell(told(place));
+        let attempts = bench.machine.attempts();
+        assert!(attempts.len() <= Policy::default().max_attempts);
+        assert_eq!(attempts[0].req_no, ReqNo(2), "after {place} places");
+    }
+    let to_the_last =
+        |action: &Action| matches!(action, Action::SendMsyn { to, .. } if *to == identity().remote);
+    let sent = bench.wait(Duration::from_secs(2));
+    assert!(sent.iter().any(to_the_last), "and goes on being tried");
+    bench.tell(msyn_ack(2, NEW, 1_000));
+    assert_eq!(bench.state(), State::Established);
+}
+
+#[test]
+fn of_two_attempts_at_the_last_place_the_older_gives_way() {
+    let mut bench = Bench::moved();
+    for place in 1..=3 {
+        bench.tell(told(place));
+    }
+    bench.tell(usable("10.0.2.1:4002"));
+    let last = identity().remote;
+    let there = |bench: &Bench| {
+        let attempts = bench.machine.attempts().iter();
+        let there = attempts.filter(|attempt| attempt.destinations().contains(&last));
+        there.map(|attempt| attempt.req_no).collect::<Vec<_>>()
+    };
+    assert_eq!(there(&bench), [ReqNo(10)]);
+    bench.tell(told(9));
+    assert_eq!(there(&bench), [ReqNo(10)], "the newest stays");
+}

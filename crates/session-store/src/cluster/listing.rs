@@ -87,6 +87,24 @@ pub(crate) async fn page(
     })
 }
 
+/// How many records there are: names alone are read, a thousand at a time.
+pub(crate) async fn count(store: &Redis, table: Table) -> Result<u64, StoreError> {
+    const AT_ONCE: usize = 1000;
+    let mut names = HashSet::new();
+    for node in masters(store).await?.values() {
+        let mut position = 0;
+        loop {
+            let (next, found) = scan(store, table, node, position, AT_ONCE).await?;
+            names.extend(found);
+            match next {
+                0 => break,
+                next => position = next,
+            }
+        }
+    }
+    Ok(names.len() as u64)
+}
+
 /// First slot and address of every master.
 async fn masters(store: &Redis) -> Result<BTreeMap<u16, String>, StoreError> {
     let mut command = ::redis::cmd("CLUSTER");

@@ -284,6 +284,16 @@ impl Opened {
         Ok(page)
     }
 
+    pub(crate) fn count(&self, table: Table, now: Millis) -> ::sled::Result<u64> {
+        let mut count = 0;
+        for item in self.records.scan_prefix(codec::name_in(table, &[])) {
+            let (name, bytes) = item?;
+            let entry = codec::decode(&name, &bytes);
+            count += u64::from(entry.is_ok_and(|entry| entry.shows(now)));
+        }
+        Ok(count)
+    }
+
     pub(crate) fn flush(&self) -> ::sled::Result<()> {
         self.db.flush().map(drop)
     }

@@ -50,6 +50,7 @@ macro_rules! contract {
                 many_deciders_decide_once,
                 a_record_has_room_for_so_many_reporters,
                 a_listing_has_every_record,
+                a_count_is_that_of_a_whole_listing,
                 a_listing_sees_what_stays_while_others_go,
                 tables_are_apart,
                 every_byte_is_allowed_in_names_and_values,

@@ -37,6 +37,13 @@ impl<D: Datapath> Agent<D> {
             .collect();
     }
 
+    /// The peers that there are keys with, and the servers that both may use.
+    pub fn peers_and_servers(&self) -> crate::server::standing::Peers {
+        let pairs = self.pairs.all();
+        let all = pairs.map(|pair| (pair.peer.to_string(), self.servers_of(pair)));
+        all.filter(|(_, servers)| !servers.is_empty()).collect()
+    }
+
     /// Connections whose peer has an agent that no exchange has reached.
     pub(super) fn wish_for_tunnels(&mut self, now: Timestamp) {
         let reporting = &mut self.reporting;

@@ -34,6 +34,25 @@ pub async fn a_listing_has_every_record(store: SharedStore) {
     }
 }
 
+pub async fn a_count_is_that_of_a_whole_listing(store: SharedStore) {
+    // Others use the same cluster meanwhile; the other stores are this test's own.
+    let alone = store.backend() != "redis";
+    let keys: Vec<Key> = (0..40).map(|_| key(Table::Sessions)).collect();
+    for key in &keys {
+        write(&store, key, Expected::Absent, "x").await;
+    }
+    let withdrawn = key(Table::Sessions);
+    file(&store, &withdrawn, "a", 1, LONG).await;
+    let counted = store.count(Table::Sessions).await.unwrap();
+    assert!(counted == 41 || !alone && counted > 41, "{counted}");
+    store.withdraw(&withdrawn, b"a", 1).await.unwrap();
+    for key in &keys[..10] {
+        store.remove(key, None).await.unwrap();
+    }
+    let counted = store.count(Table::Sessions).await.unwrap();
+    assert!(counted == 30 || !alone && counted > 30, "{counted}");
+}
+
 pub async fn a_listing_sees_what_stays_while_others_go(store: SharedStore) {
     let keys: Vec<Key> = (0..90).map(|_| key(Table::Revocations)).collect();
     for key in &keys {
