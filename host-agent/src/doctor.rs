@@ -21,6 +21,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         ),
         Err(error) => finding("certificate", Verdict::Bad, format!("{error:#}")),
     });
+    findings.push(datapath::sockets::examine());
     if config.mptcp.endpoints {
         findings.push(match crate::multipath::endpoints::obstacle() {
             None => finding("MPTCP", Verdict::Good, "the kernel's own path manager"),

@@ -19,6 +19,7 @@ pub mod relay;
 pub mod requirements;
 pub mod send;
 mod skeleton;
+pub mod sockets;
 pub mod types;
 mod walker;
 
