@@ -40,7 +40,7 @@ impl<D: Datapath> Agent<D> {
                     self.timeline
                         .note(identity, "msyn", format!("{from} -> {to} number {}", req_no.0));
                 }
-                let brief = tries == 1 && self.crosses(identity, req_no);
+                let brief = self.opens(identity, to) || tries == 1 && self.crosses(identity, req_no);
                 self.send_request(identity, tuple, token_of, req_no, |tuple, standing, syn| {
                     let standing = Standing {
                         seq,
@@ -179,6 +179,12 @@ impl<D: Datapath> Agent<D> {
             let mut attempts = managed.machine.attempts().iter();
             attempts.any(|attempt| attempt.req_no == req_no && attempt.crossing)
         })
+    }
+
+    /// Whether what is sent there has to open the way through our NAPT only.
+    fn opens(&self, identity: Tuple, to: Endpoint) -> bool {
+        let managed = self.sessions.get(&identity);
+        managed.is_some_and(|managed| managed.opening == Some(to) && !managed.machine.troubled())
     }
 
     fn park(&mut self, identity: Tuple, req_no: ReqNo, wire: Tuple, now: Timestamp) {

@@ -116,6 +116,8 @@ pub struct Managed {
     pub offered: Option<Endpoint>,
     /// Where the peer is said to be, and told to send from at the same moment.
     pub crossing: Option<Endpoint>,
+    /// The same, while only the peer's MSYNs are to arrive: ours open the way through our NAPT, and go no further.
+    pub opening: Option<Endpoint>,
     /// The proxies that count: that of the wire tuple, and the one that was named last.
     pub legs: Vec<RelayLeg>,
     /// The proxy whose leg the data path keeps for the next agent.
@@ -228,6 +230,7 @@ impl Managed {
             other_family_at: None,
             offered: None,
             crossing: None,
+            opening: None,
             legs: Vec::new(),
             kept_leg: None,
             relayed: None,

@@ -168,6 +168,7 @@ pub fn destination_message(destination: Destination, leg_keys: HashMap<u64, Vec<
         DestinationAction::Simultaneous => pb::destination::Action::Simultaneous,
         DestinationAction::Proxy => pb::destination::Action::Proxy,
         DestinationAction::SameNapt => pb::destination::Action::SameNapt,
+        DestinationAction::Open => pb::destination::Action::Open,
     };
     let connections = destination
         .connections

@@ -241,7 +241,7 @@ impl<D: Datapath> Agent<D> {
         use said::destination::Action;
         match action {
             Action::AwaitMsyn => followed.until = now + AWAIT_FOR,
-            Action::SendMsyn | Action::Simultaneous | Action::SameNapt => {
+            Action::SendMsyn | Action::Simultaneous | Action::Open | Action::SameNapt => {
                 let mut addresses = Vec::new();
                 if action == Action::Simultaneous {
                     followed.until = now + CROSS_FOR;
@@ -261,7 +261,9 @@ impl<D: Datapath> Agent<D> {
                     for (identity, port) in &connections {
                         let to = Endpoint { address, port: *port };
                         if let Some(managed) = self.sessions.get_mut(identity) {
-                            managed.crossing = Some(to).filter(|_| action == Action::Simultaneous);
+                            managed.crossing =
+                                Some(to).filter(|_| matches!(action, Action::Simultaneous | Action::Open));
+                            managed.opening = Some(to).filter(|_| action == Action::Open);
                         }
                         self.follow(*identity, to);
                     }

@@ -127,8 +127,8 @@ pub struct Reporting {
     pub(crate) list_sessions: bool,
     /// Connections that were there at the last count.
     lived: HashSet<(Uuid, u64)>,
-    /// Since when direct paths have been wished for without a new look.
-    wished: Option<Timestamp>,
+    /// Since when direct paths have been wished for without a new look, and how long until the next one.
+    wished: Option<(Timestamp, Duration)>,
     wanted: Wanted,
     published: Wanted,
     pub(super) tries: Tries,

@@ -263,6 +263,12 @@ fn decision_message(decision: &Decision) -> stored::Decision {
                 lease_id: grant.lease.to_vec(),
             })
             .collect(),
+        asked_for: decision
+            .asked_for
+            .iter()
+            .flatten()
+            .map(|address| convert::address_bytes(*address))
+            .collect(),
     }
 }
 
@@ -281,6 +287,11 @@ fn decision_value(message: stored::Decision) -> Option<Decision> {
         counters: message.counters.try_into().ok()?,
         labels: message.labels,
         grants: message.grants.into_iter().map(grant).collect::<Option<_>>()?,
+        asked_for: match &message.asked_for[..] {
+            [] => None,
+            [first, second] => Some([address(first)?, address(second)?]),
+            _ => return None,
+        },
     })
 }
 
@@ -292,6 +303,8 @@ fn try_number(what: Try) -> stored::Try {
         Try::SameNapt => stored::Try::SameNapt,
         Try::Proxy => stored::Try::Proxy,
         Try::Relay => stored::Try::Relay,
+        Try::Open(Side::First) => stored::Try::FirstOpens,
+        Try::Open(Side::Second) => stored::Try::SecondOpens,
     }
 }
 
@@ -304,5 +317,7 @@ fn try_value(number: i32) -> Option<Try> {
         stored::Try::SameNapt => Some(Try::SameNapt),
         stored::Try::Proxy => Some(Try::Proxy),
         stored::Try::Relay => Some(Try::Relay),
+        stored::Try::FirstOpens => Some(Try::Open(Side::First)),
+        stored::Try::SecondOpens => Some(Try::Open(Side::Second)),
     }
 }

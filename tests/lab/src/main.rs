@@ -25,7 +25,7 @@ struct Arguments {
 enum Command {
     /// Run one scenario; exit code 0 if it passes, 1 if it fails, 2 if it cannot be run, 3 if this kernel lacks what it needs
     Run(Run),
-    /// Show in four acts what the project is for, and write a report; exit codes as of `run`
+    /// Show in five acts what the project is for, and write a report; exit codes as of `run`
     Demo(demo::Arguments),
     /// List the scenarios of a directory with their titles
     List {

@@ -124,7 +124,7 @@ fn a_segment_that_never_arrives_is_a_step_without_arrival() {
     let steps = &download(&act).handshake;
     assert_eq!(steps[2].purpose, Purpose::MigrateAck);
     assert_eq!(steps[2].arrived(), None);
-    let html = page(&act, &Small::alone().act(), None, None).expect("a page");
+    let html = page(&act, &Small::alone().act(), None, None, None).expect("a page");
     assert!(html.contains("<td class=\"number\">lost</td>"));
 }
 
@@ -280,8 +280,8 @@ fn the_figure_has_both_series_the_lost_segments_and_the_moments() {
 #[test]
 fn the_page_needs_nothing_from_outside_and_is_the_same_every_time() {
     let (moved, alone) = (Small::moved().act(), Small::alone().act());
-    let html = page(&moved, &alone, None, None).expect("a page");
-    assert_eq!(html, page(&moved, &alone, None, None).expect("a page"));
+    let html = page(&moved, &alone, None, None, None).expect("a page");
+    assert_eq!(html, page(&moved, &alone, None, None, None).expect("a page"));
     let without_names = html.replace("http://www.w3.org/2000/svg", "");
     for forbidden in [
         "http://", "https://", "<script", "<link", "<img", "@import", "url(",
@@ -312,7 +312,7 @@ fn the_page_needs_nothing_from_outside_and_is_the_same_every_time() {
 fn what_programs_say_is_text_on_the_page() {
     let mut story = Small::moved();
     story.verdict.timeline[0].event = "<b>\"bold\" & \x1b[1m'all'</b>".to_owned();
-    let html = page(&story.act(), &Small::alone().act(), None, None).expect("a page");
+    let html = page(&story.act(), &Small::alone().act(), None, None, None).expect("a page");
     assert!(html.contains("&lt;b&gt;&quot;bold&quot; &amp; [1m&#39;all&#39;&lt;/b&gt;"));
     assert!(!html.contains("<b>\"bold"));
 }
@@ -323,7 +323,7 @@ fn a_run_of_which_nothing_is_left_still_gets_a_page_that_says_so() {
     let story = Small::moved();
     let act = Act::gather(&story.verdict, empty.path());
     assert!(act.problems[0].contains("cannot read"), "{:?}", act.problems);
-    let html = page(&act, &act, None, None).expect("a page");
+    let html = page(&act, &act, None, None, None).expect("a page");
     assert!(html.contains("never") && html.contains("class=\"problem\""));
     let claims = claims::moved(&act);
     assert!(!claim(&claims, "data flows at once").holds);

@@ -209,6 +209,8 @@ pub enum DestinationAction {
     Proxy,
     /// Both are behind one NAPT: try the sealed private candidates.
     SameNapt,
+    /// Send what opens the own NAPT and does not reach the peer; the peer sends MSYNs.
+    Open,
 }
 
 /// The mobility destination (3.1.5 of the source).

@@ -10,7 +10,7 @@
 //! | firewall | firewall | both; proxy |
 //! | firewall | NAPT | both, if the mapping can be foreseen; proxy |
 //! | moved while relayed, with no one to send | | the relay goes on; then as above |
-//! | relayed, and nothing is wrong | | as above, without what both would send at once, and without the proxy |
+//! | relayed, and nothing is wrong | | who can be reached is sent to; a NAPT that can be foreseen is opened, and the end behind it sent to; no proxy |
 //! | unprobed | as outside, after those that are known to be | |
 //! | unknown | as unprobed, after those | |
 
@@ -24,6 +24,8 @@ pub enum Try {
     Send(Side),
     /// Both send at once.
     Simultaneous,
+    /// This end opens its NAPT for what the other one sends, and awaits that.
+    Open(Side),
     /// Both try each other's private addresses.
     SameNapt,
     /// Both send to a proxy.
@@ -75,13 +77,22 @@ pub fn plan(first: &Standing, second: &Standing, meanwhile: Meanwhile) -> Vec<Tr
     if meanwhile == Meanwhile::Returning && tries.is_empty() {
         tries.push(Try::Relay);
     }
-    // What works is not put at stake: both ends would leave the relay at once, and neither knows whether the other has.
-    if meanwhile != Meanwhile::Relayed && can_be_foreseen(first) && can_be_foreseen(second) {
+    if meanwhile == Meanwhile::Relayed {
+        // What works is not put at stake. If both sent, both would leave the relay, and neither would know whether the
+        // other has: one sends, and the other goes on through the relay until the third segment has come.
+        // From which ports they would go on is known when both have reported.
+        let known = first.arrival != 0 && second.arrival != 0;
+        let openers = [later.other(), later].into_iter().filter(|opener| {
+            let opener = standing(*opener);
+            known && !may_be_reached(opener.position) && can_be_foreseen(opener)
+        });
+        tries.extend(openers.map(Try::Open));
+        return tries;
+    }
+    if can_be_foreseen(first) && can_be_foreseen(second) {
         tries.push(Try::Simultaneous);
     }
-    if meanwhile != Meanwhile::Relayed {
-        tries.push(Try::Proxy);
-    }
+    tries.push(Try::Proxy);
     tries
 }
 

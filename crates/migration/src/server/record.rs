@@ -98,6 +98,8 @@ pub struct Decision {
     pub labels: Vec<u64>,
     /// What the proxy has granted.
     pub grants: Vec<ProxyGrant>,
+    /// From where both ends are to come to the proxy that was asked; none: none was.
+    pub asked_for: Option<[IpAddr; 2]>,
 }
 
 /// What is stored of a pair.

@@ -20,6 +20,9 @@ impl Turn<'_> {
             Try::Send(_) | Try::Relay => DestinationAction::AwaitMsyn,
             Try::Simultaneous => DestinationAction::Simultaneous,
             Try::SameNapt => DestinationAction::SameNapt,
+            Try::Open(opener) if opener == side => DestinationAction::Open,
+            // Its NAPT, too, lets in only whom it has seen sent to: the first MSYN opens it.
+            Try::Open(_) => DestinationAction::Simultaneous,
             Try::Proxy => DestinationAction::Proxy,
         };
         let grants = decision.grants.iter().filter(|_| decision.what == Try::Proxy);

@@ -77,10 +77,13 @@ impl Turn {
             self.out.push(Action::StoreReqNo { req_no });
         }
         let lifetime = self.m.policy.answered_lifetime(tcp.rto);
+        // Our NAPT has seen what we have sent here, and a SYN-ACK beyond it passes for invalid.
+        let mut crossed = self.m.attempts.iter();
+        let crossed = crossed.rfind(|own| own.from == tuple.local && own.tried(tuple.remote));
         let answered = Answered {
             req_no,
             tuple,
-            seq: tcp.snd_nxt.wrapping_sub(1),
+            seq: crossed.map_or(tcp.snd_nxt.wrapping_sub(1), |own| own.seq),
             ack,
             rcv_nxt: tcp.rcv_nxt,
             lifetime,
@@ -163,7 +166,8 @@ impl Turn {
         }
         self.m.parked = false;
         self.out.push(Action::Kick { req_no });
-        self.withdraw(|attempt| !attempt.voluntary);
+        // What crossed it has done its part.
+        self.withdraw(|attempt| !attempt.voluntary || attempt.crossing);
         self.renew_doomed();
     }
 

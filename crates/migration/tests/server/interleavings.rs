@@ -301,7 +301,7 @@ impl World {
             DestinationAction::AwaitMsyn => matches!(own, Place::Open(_)),
             DestinationAction::Simultaneous => own.is_foreseen() && peer.is_foreseen(),
             DestinationAction::SameNapt => true,
-            DestinationAction::Proxy => false,
+            DestinationAction::Proxy | DestinationAction::Open => false,
         }
     }
 

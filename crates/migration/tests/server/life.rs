@@ -136,6 +136,36 @@ fn behind_two_napts_without_a_proxy_both_wait() {
 }
 
 #[test]
+fn a_proxy_that_is_being_asked_is_not_asked_again_when_the_other_report_comes() {
+    let mut bench = Bench::new();
+    bench.present(B, "192.168.1.2", "203.0.113.1");
+    bench.report(A, report(A, 1, "192.168.1.2"), "198.51.100.1");
+    let decision = bench.proxy_asked().expect("B is there, behind a NAPT");
+    bench.report(B, report(B, 1, "192.168.1.2"), "203.0.113.1");
+    assert_eq!(bench.proxy_asked(), None, "what it answers serves");
+    bench.tell(ServerEvent::ProxyAnswered {
+        decision,
+        grants: vec![ProxyGrant {
+            label: 99,
+            legs: [7001, 7002].map(|port| Endpoint::new(address("192.0.2.9"), port)),
+            lease: [1; 16],
+        }],
+    });
+    assert_eq!(bench.told_to(), [Some(Proxy), Some(Proxy)]);
+    let told = bench.told(B).expect("told");
+    assert_eq!(told.move_counter, 1, "it answers the report");
+}
+
+#[test]
+fn a_proxy_is_asked_again_for_an_end_that_comes_from_elsewhere() {
+    let mut bench = Bench::new();
+    bench.present(B, "192.168.1.2", "203.0.113.1");
+    bench.report(A, report(A, 1, "192.168.1.2"), "198.51.100.1");
+    bench.report(B, report(B, 1, "192.168.7.2"), "203.0.113.7");
+    assert!(bench.proxy_asked().is_some());
+}
+
+#[test]
 fn a_granted_proxy_is_told_to_both() {
     let mut bench = Bench::new();
     bench.report(A, report(A, 1, "192.168.1.2"), "198.51.100.1");

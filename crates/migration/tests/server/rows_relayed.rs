@@ -1,7 +1,7 @@
 //! While a proxy relays: an end moves, both wish for a direct path, the proxy has to be left.
 
 use migration::Endpoint;
-use migration::server::DestinationAction::{AwaitMsyn, Proxy, SendMsyn};
+use migration::server::DestinationAction::{AwaitMsyn, Open, Proxy, SendMsyn, Simultaneous};
 use migration::server::{ProxyGrant, Relayed, Report, ServerAction, ServerEvent, Side, WithdrawReason};
 
 use super::bench::{Bench, address, predictable, report};
@@ -93,11 +93,44 @@ fn who_can_be_reached_is_sent_to_and_again_after_a_while() {
 }
 
 #[test]
-fn what_works_through_a_proxy_is_not_put_at_stake() {
+fn a_napt_that_can_be_foreseen_is_opened_and_the_other_end_sends() {
     let mut bench = wishing();
-    bench.report(A, predictable(through(A, 2, Relayed::Works)), "198.51.100.1");
-    bench.report(B, predictable(through(B, 2, Relayed::Works)), "203.0.113.1");
-    assert_eq!(bench.told_to(), [None, None]);
+    bench.report(A, predictable(through(A, 2, Relayed::Works)), outside(A));
+    assert_eq!(bench.told_to(), [Some(Open), Some(Simultaneous)]);
+    assert_eq!(
+        bench.told(A).map(|told| told.peer_address),
+        Some(address(outside(B)))
+    );
+    assert_eq!(
+        bench.told(B).map(|told| told.peer_address),
+        Some(address(outside(A)))
+    );
+    bench.wait(bench.rules.try_patience);
+    assert_eq!(bench.record.decision, None, "the relay goes on");
+    assert_eq!(bench.proxy_asked(), None, "and no other is asked");
+    bench.wait(bench.rules.rest_relayed);
+    assert_eq!(bench.told_to(), [Some(Open), Some(Simultaneous)]);
+}
+
+#[test]
+fn what_a_probe_shows_of_a_napt_while_they_are_relayed_makes_a_try() {
+    let mut bench = wishing();
+    bench.report(B, predictable(through(B, 1, Relayed::Works)), outside(B));
+    assert_eq!(bench.told_to(), [Some(Simultaneous), Some(Open)]);
+}
+
+#[test]
+fn both_that_can_be_foreseen_are_opened_one_after_the_other() {
+    let mut bench = Bench::new();
+    for side in Side::BOTH {
+        bench.report(side, predictable(through(side, 1, Relayed::Works)), outside(side));
+    }
+    assert_eq!(bench.told_to(), [Some(Open), Some(Simultaneous)]);
+    bench.wait(bench.rules.try_patience);
+    assert_eq!(bench.told_to(), [Some(Simultaneous), Some(Open)]);
+    bench.wait(bench.rules.try_patience);
+    assert_eq!(bench.record.decision, None);
+    assert_eq!(bench.proxy_asked(), None, "what works is not put at stake");
 }
 
 #[test]

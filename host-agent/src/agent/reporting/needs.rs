@@ -8,6 +8,16 @@ const BETTER_AFTER: Duration = Duration::from_secs(2);
 /// Only a silence of this length makes an end that has not moved ask the servers: timeouts are common.
 const WAITING_AFTER: Duration = Duration::from_secs(1);
 
+impl Reporting {
+    /// Whether a connection is reported only because a direct path would be better.
+    fn is_wished(&self, identity: &Tuple) -> bool {
+        let pair = self.in_trouble.get(identity);
+        let trouble = pair.and_then(|pair| self.troubles.get(pair));
+        let need = trouble.and_then(|trouble| trouble.needs.get(identity));
+        matches!(need, Some(Need::Better(_)))
+    }
+}
+
 impl<D: Datapath> Agent<D> {
     /// Silences that have lasted long enough are looked at once more.
     pub(super) fn note_silent(&mut self, now: Timestamp) {
@@ -18,7 +28,7 @@ impl<D: Datapath> Agent<D> {
             .filter(|(_, since)| now.since(**since) >= WAITING_AFTER)
             .map(|(identity, _)| *identity);
         let due: Vec<Tuple> = due
-            .filter(|identity| !reporting.in_trouble.contains_key(identity))
+            .filter(|identity| !reporting.in_trouble.contains_key(identity) || reporting.is_wished(identity))
             .collect();
         reporting.touched.extend(due);
         let due = reporting
@@ -111,6 +121,14 @@ impl<D: Datapath> Agent<D> {
         self.reporting.relayed.remove(&identity);
         let usable = |address: IpAddr| self.network.device_of(address).is_some();
         let here = machine.wire().local;
+        // It has left the proxy, and is not heard yet: that is what was wished for.
+        let leaves = !machine.is_parked() && !machine.is_confirmed() && machine.state() != State::Suspect;
+        if leaves && usable(here.address) && self.reporting.is_wished(&identity) {
+            let since = *self.reporting.silent.entry(identity).or_insert(now);
+            if now.since(since) < WAITING_AFTER {
+                return Some(Need::Better(here));
+            }
+        }
         let attempt = machine
             .attempts()
             .iter()

@@ -3,8 +3,10 @@
 
 use super::*;
 
-/// While a direct path is wished for, the NAPT is looked at anew so often: it may be another one by now, or behave better.
-const WISH_EVERY: Duration = Duration::from_secs(10 * 60);
+/// While a direct path is wished for, the NAPT is looked at anew after this time, for it may behave better by now ...
+const WISH_FIRST: Duration = Duration::from_secs(60);
+/// ... and then after twice as long each time, up to this.
+const WISH_LAST: Duration = Duration::from_secs(10 * 60);
 /// What resumes by itself within this time is not reported again: a peer that withdraws its report has often
 /// resumed, and its last word to us is still on its way.
 const RENEW_AFTER: Duration = Duration::from_millis(500);
@@ -16,7 +18,7 @@ impl<D: Datapath> Agent<D> {
     pub fn report_again(&mut self, now: Timestamp) -> usize {
         let mut renewed = 0;
         self.reporting.wanted.round += 1;
-        self.reporting.wished = Some(now);
+        self.reporting.wished = Some((now, WISH_FIRST));
         for trouble in self.reporting.troubles.values_mut() {
             renewed += usize::from(trouble.report.take().is_some());
         }
@@ -64,11 +66,11 @@ impl<D: Datapath> Agent<D> {
             self.reporting.wished = None;
             return;
         }
-        let since = *self.reporting.wished.get_or_insert(now);
-        if now.since(since) < WISH_EVERY {
+        let (since, wait) = *self.reporting.wished.get_or_insert((now, WISH_FIRST));
+        if now.since(since) < wait {
             return;
         }
-        self.reporting.wished = Some(now);
+        self.reporting.wished = Some((now, (wait * 2).min(WISH_LAST)));
         self.reporting.wanted.round += 1;
         let wishing = self
             .reporting

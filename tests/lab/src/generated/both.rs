@@ -1,11 +1,11 @@
 //! Both hosts move at once behind NAPTs: every kind of them at either end, and both behind one.
 //!
 //! Each story asserts the path: where both ports can be foreseen the connections go on directly, from NAPT to NAPT;
-//! where one cannot, through the symmetric proxy; behind one NAPT from host to host.
+//! where one cannot, through the symmetric proxy, unless the other NAPT lets in everybody; behind one NAPT from host to host.
 use std::fmt::Write;
 
 use super::matrix::Arguments;
-use super::told::{Teller, Told};
+use super::told::{self, Cell as _, Teller, Told};
 
 /// What a NAPT makes of ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,23 +71,26 @@ pub fn quick(cells: Vec<Cell>) -> Vec<Cell> {
 }
 
 impl Cell {
-    pub fn name(&self) -> String {
+    /// How their segments go in the end. Where one NAPT lets in everybody, a proxy relays only until that is known.
+    pub fn route(&self) -> &'static str {
+        let open = |kind: &Kind| *kind == Kind::EndpointIndependent;
+        match self {
+            Cell::Two(a, b) if open(a) || open(b) => "direct",
+            Cell::Two(a, b) if !(a.can_be_foreseen() && b.can_be_foreseen()) => "relayed",
+            Cell::Two(..) | Cell::One(_) => "direct",
+        }
+    }
+}
+
+impl told::Cell for Cell {
+    fn name(&self) -> String {
         match self {
             Cell::Two(a, b) => format!("both-{}-and-{}", a.name(), b.name()),
             Cell::One(kind) => format!("both-behind-one-{}", kind.name()),
         }
     }
 
-    /// How their segments go then.
-    pub fn route(&self) -> &'static str {
-        match self {
-            Cell::Two(a, b) if !(a.can_be_foreseen() && b.can_be_foreseen()) => "relayed",
-            Cell::Two(..) | Cell::One(_) => "direct",
-        }
-    }
-
-    /// The story of this combination.
-    pub fn story(&self) -> String {
+    fn story(&self) -> String {
         let mut story = String::new();
         let mut say = |line: &str| {
             let _ = writeln!(story, "{line}");
@@ -150,27 +153,12 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     if chosen.is_empty() {
         return Err(format!("no combination is called `{}`", arguments.filter));
     }
-    std::fs::create_dir_all(&arguments.directory)
-        .map_err(|error| format!("cannot create {}: {error}", arguments.directory.display()))?;
     let teller = Teller {
         agent_binary: arguments.agent_binary.clone(),
         seed: arguments.seed,
     };
-    let mut told = Vec::new();
-    for cell in chosen {
-        let file = arguments.directory.join(format!("{}.scn", cell.name()));
-        std::fs::write(&file, cell.story())
-            .map_err(|error| format!("cannot write {}: {error}", file.display()))?;
-        let one = teller.tell(&file)?;
-        let verdict = if one.passed { "ok" } else { "FAILED" };
-        println!(
-            "{verdict:6} {:5.1} s  {}: {}",
-            one.took.as_secs_f64(),
-            cell.name(),
-            cell.route()
-        );
-        told.push((cell, one));
-    }
+    let mut told = told::tell_all(&chosen, arguments.jobs, &teller, &arguments.directory)?;
+    told.sort_by_key(|(cell, _)| chosen.iter().position(|one| one == cell));
     let table = table(&told);
     println!("\n{table}");
     let file = arguments.directory.join("both.md");

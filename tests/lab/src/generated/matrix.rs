@@ -6,11 +6,10 @@
 //! Two ends that can find each other have nobody to help them. Where neither can (both move, or the one that stays is
 //! behind a NAPT), there is a mobility server, and where both end behind NAPTs, a symmetric proxy.
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::path::PathBuf;
 
 use super::table::{self, Row};
-use super::told::Teller;
+use super::told::{self, Cell as _, Teller};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -113,8 +112,8 @@ pub fn quick(cells: Vec<Cell>) -> Vec<Cell> {
     cells.into_iter().step_by(17).collect()
 }
 
-impl Cell {
-    pub fn name(&self) -> String {
+impl told::Cell for Cell {
+    fn name(&self) -> String {
         let mover = self.mover.name();
         let family = if self.ipv6 { "ipv6" } else { "ipv4" };
         let (before, after) = (self.before.name(), self.after.name());
@@ -128,6 +127,13 @@ impl Cell {
         }
     }
 
+    /// The story of this combination.
+    fn story(&self) -> String {
+        self.written()
+    }
+}
+
+impl Cell {
     /// Whether the ends need somebody to bring them together.
     fn is_matched(&self) -> bool {
         self.mover == Mover::Both || self.mover == Mover::Acceptor && self.before != Place::Open
@@ -138,8 +144,7 @@ impl Cell {
         self.mover == Mover::Acceptor && self.before != Place::Open && self.after != Place::Open
     }
 
-    /// The story of this combination.
-    pub fn story(&self) -> String {
+    fn written(&self) -> String {
         let mut story = String::new();
         let mut say = |line: String| {
             let _ = writeln!(story, "{line}");
@@ -337,48 +342,13 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     if chosen.is_empty() {
         return Err(format!("no combination is called `{}`", arguments.filter));
     }
-    std::fs::create_dir_all(&arguments.directory)
-        .map_err(|error| format!("cannot create {}: {error}", arguments.directory.display()))?;
     let teller = Teller {
         agent_binary: arguments.agent_binary.clone(),
         seed: arguments.seed,
     };
-    let (waiting, rows, mistake) = (
-        Mutex::new(chosen.iter()),
-        Mutex::new(Vec::new()),
-        Mutex::new(None),
-    );
-    let next = || waiting.lock().unwrap_or_else(|held| held.into_inner()).next();
-    std::thread::scope(|scope| {
-        for _ in 0..arguments.jobs.max(1) {
-            scope.spawn(|| {
-                while let Some(cell) = next() {
-                    match tell(cell, &teller, &arguments.directory) {
-                        Ok(row) => rows.lock().unwrap_or_else(|held| held.into_inner()).push(row),
-                        Err(error) => {
-                            *mistake.lock().unwrap_or_else(|held| held.into_inner()) = Some(error);
-                            return;
-                        }
-                    }
-                }
-            });
-        }
-    });
-    if let Some(error) = mistake.into_inner().unwrap_or_else(|held| held.into_inner()) {
-        return Err(error);
-    }
-    let rows = rows.into_inner().unwrap_or_else(|held| held.into_inner());
+    let told = told::tell_all(&chosen, arguments.jobs, &teller, &arguments.directory)?;
+    let rows: Vec<Row> = told.into_iter().map(|(cell, told)| Row { cell, told }).collect();
     table::show(&rows, &arguments.directory)
-}
-
-fn tell(cell: &Cell, teller: &Teller, directory: &Path) -> Result<Row, String> {
-    let file = directory.join(format!("{}.scn", cell.name()));
-    std::fs::write(&file, cell.story())
-        .map_err(|error| format!("cannot write {}: {error}", file.display()))?;
-    let told = teller.tell(&file)?;
-    let verdict = if told.passed { "ok" } else { "FAILED" };
-    println!("{verdict:6} {:5.1} s  {}", told.took.as_secs_f64(), cell.name());
-    Ok(Row { cell: *cell, told })
 }
 
 #[cfg(test)]

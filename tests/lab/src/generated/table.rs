@@ -3,7 +3,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::matrix::{Cell, Mover, Place};
-use super::told::Told;
+use super::told::{Cell as _, Told};
 
 pub struct Row {
     pub cell: Cell,

@@ -1,6 +1,7 @@
 //! One generated story, told by a process of its own.
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How a story is told.
@@ -57,6 +58,53 @@ impl Teller {
             again,
         })
     }
+}
+
+/// A story that is one of many: a combination of what can be combined.
+pub trait Cell: Clone + Send + Sync {
+    /// Tells it from all others; a part of a file's name.
+    fn name(&self) -> String;
+    /// In the language of scenarios.
+    fn story(&self) -> String;
+}
+
+/// Tells the stories of these combinations, `jobs` at the same time, in this directory; says each one's verdict. As they ended.
+pub fn tell_all<C: Cell>(
+    cells: &[C],
+    jobs: usize,
+    teller: &Teller,
+    directory: &Path,
+) -> Result<Vec<(C, Told)>, String> {
+    std::fs::create_dir_all(directory)
+        .map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
+    let (waiting, told) = (Mutex::new(cells.iter()), Mutex::new(Ok(Vec::new())));
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                while let Some(cell) = next() {
+                    let one = tell(cell, teller, directory);
+                    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                    match (&mut *told, one) {
+                        (Ok(told), Ok(one)) => told.push((cell.clone(), one)),
+                        (Ok(_), Err(error)) => *told = Err(error),
+                        (Err(_), _) => return,
+                    }
+                }
+            });
+        }
+    });
+    told.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn tell<C: Cell>(cell: &C, teller: &Teller, directory: &Path) -> Result<Told, String> {
+    let file = directory.join(format!("{}.scn", cell.name()));
+    std::fs::write(&file, cell.story())
+        .map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+    let told = teller.tell(&file)?;
+    let verdict = if told.passed { "ok" } else { "FAILED" };
+    println!("{verdict:6} {:5.1} s  {}", told.took.as_secs_f64(), cell.name());
+    Ok(told)
 }
 
 /// The line that says why a run failed: it begins with the file.

@@ -6,7 +6,8 @@ use crate::machine::{MachineError, Station, command, netns};
 
 const TABLE: &str = "lab";
 
-/// Loads the rules of a NAPT whose outside device is `outside`.
+/// Loads the rules of a NAPT whose outside device is `outside`, in place of others it may have: at no moment it is without
+/// any, and what it has mapped stays as it is.
 pub fn install(station: &Station, rule: &NaptRule, outside: &str) -> Result<(), MachineError> {
     let ports = match rule.ports {
         Ports::Kept | Ports::EndpointIndependent => "",
@@ -23,7 +24,9 @@ pub fn install(station: &Station, rule: &NaptRule, outside: &str) -> Result<(), 
         Ports::Kept | Ports::Random | Ports::FullyRandom => Default::default(),
     };
     let rules = format!(
-        "table inet {TABLE} {{
+        "table inet {TABLE}
+        delete table inet {TABLE}
+        table inet {TABLE} {{
             counter invalid {{ }}
             counter refused {{ }}
             {open_in}
@@ -60,7 +63,8 @@ fn open(outside: &str) -> (String, String, String) {
         )
     };
     let before = format!(
-        "{} {}
+        "{}
+            {}
             chain prerouting {{
                 type nat hook prerouting priority dstnat;
                 iifname \"{outside}\" meta nfproto ipv4 dnat ip to tcp dport map @senders
@@ -74,12 +78,6 @@ fn open(outside: &str) -> (String, String, String) {
                 oifname \"{outside}\" meta nfproto ipv6 meta l4proto tcp update @senders6 {{ tcp sport : ip6 saddr }}"
     );
     (before, fill, "ct status dnat accept".to_owned())
-}
-
-/// The same for a NAPT that works already; what it has mapped stays as it is.
-pub fn replace(station: &Station, rule: &NaptRule, outside: &str) -> Result<(), MachineError> {
-    nft(station, &["delete", "table", "inet", TABLE], "")?;
-    install(station, rule, outside)
 }
 
 /// Packets dropped as invalid so far.

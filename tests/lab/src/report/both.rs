@@ -259,7 +259,7 @@ fn shown(end: Option<SocketAddr>) -> String {
 }
 
 /// Of the programs' connections: what agents say to each other and to the server is theirs to end.
-fn resets(before: &[Seen], after: &[Seen]) -> usize {
+pub(super) fn resets(before: &[Seen], after: &[Seen]) -> usize {
     let programs = |port: u16| port == HTTP || port == SSH;
     let old = before
         .iter()
@@ -293,7 +293,7 @@ fn answered(seen: &[Seen]) -> Option<f64> {
 }
 
 /// B's end of the download, and the sequence number before its first byte.
-fn opening(seen: &[Seen]) -> Option<(SocketAddr, u32)> {
+pub(super) fn opening(seen: &[Seen]) -> Option<(SocketAddr, u32)> {
     let answer = seen.iter().find(|seen| {
         seen.way == Way::In
             && seen.source.port() == HTTP
@@ -304,7 +304,7 @@ fn opening(seen: &[Seen]) -> Option<(SocketAddr, u32)> {
 }
 
 /// Who sends most.
-fn busiest(seen: &[Seen]) -> Option<SocketAddr> {
+pub(super) fn busiest(seen: &[Seen]) -> Option<SocketAddr> {
     let mut sent: BTreeMap<SocketAddr, u64> = BTreeMap::new();
     for seen in seen.iter().filter(|seen| seen.way == Way::In) {
         *sent.entry(seen.source).or_default() += u64::from(seen.payload);

@@ -8,11 +8,12 @@ use super::both::Both;
 use super::claims::{self, Claim};
 use super::page::page;
 use super::relayed::Relayed;
+use super::strict::Strict;
 use crate::language::{self, Scenario};
 use crate::story::{self, Verdict};
 
 /// The stories are part of the program: it can be started anywhere.
-const ACTS: [(&str, &str, &str); 4] = [
+const ACTS: [(&str, &str, &str); 5] = [
     (
         "act1",
         "tests/scenarios/demo.scn",
@@ -32,6 +33,11 @@ const ACTS: [(&str, &str, &str); 4] = [
         "act4",
         "tests/scenarios/demo_both.scn",
         include_str!("../../../scenarios/demo_both.scn"),
+    ),
+    (
+        "act5",
+        "tests/scenarios/demo_strict.scn",
+        include_str!("../../../scenarios/demo_strict.scn"),
     ),
 ];
 
@@ -69,13 +75,14 @@ pub fn run(arguments: &Arguments, slow: f64) -> Result<bool, ReportError> {
         let artifacts = beside.join(name);
         acts.push((tell(scenario, &artifacts, arguments, slow)?, artifacts));
     }
-    let [moved, alone, relayed, both] = acts.as_slice() else {
+    let [moved, alone, relayed, both, strict] = acts.as_slice() else {
         return Err(ReportError::Story("an act is missing".to_owned()));
     };
     let (moved, alone) = (&Act::gather(&moved.0, &moved.1), &Act::gather(&alone.0, &alone.1));
     let relayed = &Relayed::gather(&relayed.0, &relayed.1);
     let both = &Both::gather(&both.0, &both.1);
-    let html = page(moved, alone, Some(relayed), Some(both))?;
+    let strict = &Strict::gather(&strict.0, &strict.1);
+    let html = page(moved, alone, Some(relayed), Some(both), Some(strict))?;
     std::fs::write(&arguments.report, html)
         .map_err(ReportError::io(format!("write {}", arguments.report.display())))?;
 
@@ -84,6 +91,7 @@ pub fn run(arguments: &Arguments, slow: f64) -> Result<bool, ReportError> {
         ("Without agents", claims::alone(alone)),
         ("Over two carriers, through a relay", relayed.claims()),
         ("Both hosts at once", both.claims()),
+        ("Both hosts behind strict NAPTs", strict.claims()),
     ];
     println!("\n{}", style.bold("Verdict"));
     for (title, claims) in &claims {
@@ -91,7 +99,12 @@ pub fn run(arguments: &Arguments, slow: f64) -> Result<bool, ReportError> {
         claims.iter().for_each(|claim| println!("{}", style.claim(claim)));
     }
     let problems = moved.problems.iter().chain(&alone.problems);
-    for problem in problems.chain(&relayed.problems).chain(&both.problems) {
+    let others = relayed
+        .problems
+        .iter()
+        .chain(&both.problems)
+        .chain(&strict.problems);
+    for problem in problems.chain(others) {
         println!("\n{problem}");
     }
     let all = claims

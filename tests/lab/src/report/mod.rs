@@ -1,13 +1,13 @@
-//! The demonstration: four acts, a verdict for the terminal and a report for everybody else.
+//! The demonstration: five acts, a verdict for the terminal and a report for everybody else.
 //!
-//! 1. [`demo`] tells the stories, with agents, without, with a relay, and with both hosts moving, and keeps their artifacts.
+//! 1. [`demo`] tells the stories, with agents, without, with a relay, and twice with both hosts moving, and keeps their artifacts.
 //! 2. [`segments`] reads the captures, [`kernel`] what the mover's kernel said about its addresses.
 //! 3. [`trace`] makes of them what happened to one connection, as figure 23 of Shimizu 2002 shows it;
 //!    [`handshake`] looks closer, at the milliseconds around its resumption.
 //! 4. [`act`] gathers everything known about one act, [`claims`] says what it proves or fails to prove.
 //! 5. [`multipath`] reads out of the same captures how connections are spread over their subflows.
-//!    [`relayed`] is the act in which one does so, [`both`] the one in which both hosts move, and [`paths`] the picture
-//!    of either.
+//!    [`relayed`] is the act in which one does so, [`both`] and [`strict`] those in which both hosts move, and [`paths`] the
+//!    picture of each.
 //! 6. [`topology`], [`figure`] and [`ladder`] draw, in [`ink`] that suits light and dark pages; [`page`] writes
 //!    all of it into one file of HTML that needs nothing else.
 pub mod act;
@@ -24,6 +24,7 @@ pub mod page;
 pub mod paths;
 pub mod relayed;
 pub mod segments;
+pub mod strict;
 pub mod topology;
 pub mod trace;
 

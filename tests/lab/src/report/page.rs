@@ -10,13 +10,14 @@ use super::handshake::Purpose;
 use super::ladder::ladder;
 use super::paths::paths;
 use super::relayed::{CUT, Relayed};
+use super::strict::Strict;
 use super::topology::topology;
 use super::trace::{Place, Trace};
 use crate::story::timeline::Entry;
 
 const STYLE: &str = include_str!("page.css");
 
-/// Writes the report of the acts: the one with agents, the one without, and the one with a relay if it was told.
+/// Writes the report of the acts: the one with agents, the one without, and the others if they were told.
 ///
 /// # Errors
 /// A picture cannot be drawn. What an act lacks is left out or said to be missing.
@@ -25,6 +26,7 @@ pub fn page(
     alone: &Act,
     relayed: Option<&Relayed>,
     both: Option<&Both>,
+    strict: Option<&Strict>,
 ) -> Result<String, ReportError> {
     let mut html = String::new();
     let _ = write!(
@@ -56,6 +58,9 @@ pub fn page(
     if let Some(both) = both {
         at_once(&mut html, both)?;
     }
+    if let Some(strict) = strict {
+        relayed_for_a_while(&mut html, strict)?;
+    }
     timeline(&mut html, "What happened in act 1", &moved.timeline, true);
     timeline(&mut html, "What happened in act 2", &alone.timeline, false);
     if let Some(relayed) = relayed {
@@ -63,6 +68,9 @@ pub fn page(
     }
     if let Some(both) = both {
         timeline(&mut html, "What happened in act 4", &both.timeline, false);
+    }
+    if let Some(strict) = strict {
+        timeline(&mut html, "What happened in act 5", &strict.timeline, false);
     }
     html += "<footer>Times are seconds since the story of an act began. Pictures and tables are made from the \
              captures beside this file (act1/links and so on); address lost and usable are when A's kernel said \
@@ -109,6 +117,36 @@ fn at_once(html: &mut String, both: &Both) -> Result<(), ReportError> {
     }
     list(html, "Act 4: both hosts at once", &both.claims());
     for problem in &both.problems {
+        let _ = writeln!(html, "<p class=\"problem\">{}</p>", escape(problem));
+    }
+    Ok(())
+}
+
+/// The act in which both are behind strict NAPTs.
+fn relayed_for_a_while(html: &mut String, strict: &Strict) -> Result<(), ReportError> {
+    *html += "<h2>Both hosts behind strict NAPTs</h2>\n";
+    if let Some(stream) = &strict.download {
+        let marks = [
+            (strict.lost, "both are gone".to_owned()),
+            (strict.back, "both are back".to_owned()),
+            (strict.friendly, "one NAPT turns friendly".to_owned()),
+        ];
+        picture(
+            html,
+            &paths(stream, &marks)?,
+            "Bytes that arrive at A before the move, through the proxy, and directly again",
+            "Captured at A's devices. Both hosts go behind NAPTs that draw every port at random: nobody can say where \
+             either will be seen. The mobility server names a symmetric proxy, to which both send. When the NAPT of B \
+             lets in whoever sends to a port in use, B opens one, A sends there, and the relay works until that has \
+             been agreed.",
+        );
+    }
+    list(
+        html,
+        "Act 5: a proxy for as long as it is needed",
+        &strict.claims(),
+    );
+    for problem in &strict.problems {
         let _ = writeln!(html, "<p class=\"problem\">{}</p>", escape(problem));
     }
     Ok(())

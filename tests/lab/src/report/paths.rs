@@ -11,7 +11,7 @@ const LEFT: i32 = 64;
 const RIGHT: i32 = 982;
 const TOP: i32 = 70;
 const BOTTOM: i32 = 370;
-const INKS: [Ink; 2] = [Ink::First, Ink::Second];
+const INKS: [Ink; 3] = [Ink::First, Ink::Second, Ink::Moment];
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
@@ -22,7 +22,7 @@ struct Plot<'a, 'b> {
     top: f64,
 }
 
-/// Draws the two first paths of a stream. `marks`: moments and what happened then.
+/// Draws the three first paths of a stream. `marks`: moments and what happened then.
 ///
 /// # Errors
 /// The drawing library refuses something.

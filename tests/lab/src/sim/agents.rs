@@ -345,7 +345,7 @@ impl World {
                         peer,
                     }
                 }
-                DestinationAction::AwaitMsyn | DestinationAction::Proxy => continue,
+                DestinationAction::AwaitMsyn | DestinationAction::Proxy | DestinationAction::Open => continue,
             };
             self.connections[c].ends[end].notices.push_back(notice);
             self.drain(c);

@@ -214,7 +214,7 @@ impl Stage {
                     ports: *ports,
                     ..rule.clone()
                 };
-                napt::replace(&station, &rule, &outside.name.text).map_err(|error| error.to_string())
+                napt::install(&station, &rule, &outside.name.text).map_err(|error| error.to_string())
             }
             NaptChange::Reboot { outage } => {
                 self.timeline.note(name, "reboot");

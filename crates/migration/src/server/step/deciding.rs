@@ -54,8 +54,10 @@ impl Turn<'_> {
             return;
         };
         self.record.tried.push(what);
-        self.record.decisions += 1;
-        let number = self.record.decisions;
+        let from = [0, 1].map(|at| found.standings[at].observed.address);
+        let pending = self.pending(from);
+        self.record.decisions += u64::from(pending.is_none());
+        let number = pending.unwrap_or(self.record.decisions);
         // A proxy that was asked beside the direct try has answered by now, or it is asked again.
         let ready = match what {
             Try::Proxy => self.granted_for(&found),
@@ -65,8 +67,10 @@ impl Turn<'_> {
             Try::Proxy => ready.is_empty(),
             // So that it costs no wait when the direct try fails.
             Try::Simultaneous | Try::SameNapt => meanwhile == Meanwhile::Nothing,
-            Try::Send(_) | Try::Relay => false,
+            Try::Send(_) | Try::Open(_) | Try::Relay => false,
         };
+        let awaits = asks || (pending.is_some() && ready.is_empty());
+        let asks = asks && pending.is_none();
         let tells = what != Try::Proxy || !ready.is_empty();
         if !tells {
             // Nothing can be told before the proxy has answered, and what was told before has failed.
@@ -79,19 +83,28 @@ impl Turn<'_> {
             counters: found.counters,
             labels: self.record.narrowed.clone(),
             grants: ready,
+            asked_for: Some(from).filter(|_| awaits),
         });
         if tells {
             self.tell_both();
         }
         if asks {
             let labels = self.labels(&found);
-            let from = [0, 1].map(|at| found.standings[at].observed.address);
             self.out.push(ServerAction::AskProxy {
                 decision: number,
                 labels,
                 from,
             });
         }
+    }
+
+    /// The number under which a proxy is being asked for these very ends, if nobody has heard of it yet: what it answers
+    /// serves, though another report has come meanwhile.
+    fn pending(&self, from: [IpAddr; 2]) -> Option<u64> {
+        let decision = self.record.decision.as_ref()?;
+        let waits = decision.what == Try::Proxy && decision.grants.is_empty();
+        let for_these = decision.asked_for == Some(from) && decision.labels.is_empty();
+        (waits && for_these && self.record.narrowed.is_empty()).then_some(decision.number)
     }
 
     /// What a proxy has granted beside the try that has failed, for the same reports and connections.
