@@ -66,8 +66,8 @@ impl Need {
 struct Trouble {
     /// All of its connections that are in need.
     needs: BTreeMap<Tuple, Need>,
-    /// What was reported, and from where.
-    report: Option<(said::MobilityReport, IpAddr, HashSet<Tuple>)>,
+    /// What was reported, from where, and where the connections in it went.
+    report: Option<(said::MobilityReport, IpAddr, HashMap<Tuple, Endpoint>)>,
     /// When it is to be reported under a new number, though nothing has changed here.
     renew_at: Option<Timestamp>,
     /// When that was done last.
@@ -229,7 +229,7 @@ impl<D: Datapath> Agent<D> {
             .collect();
         changed.extend(open);
         for pair in changed {
-            self.review_pair(pair);
+            self.review_pair(pair, now);
         }
         let due = self
             .reporting

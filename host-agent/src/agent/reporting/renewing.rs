@@ -28,15 +28,20 @@ impl<D: Datapath> Agent<D> {
 
     /// A server has forgotten the report of this pair: if it still waits it is told again.
     pub(in crate::agent) fn report_forgotten(&mut self, id: Uuid, now: Timestamp) {
-        let Some(trouble) = self.reporting.troubles.get_mut(&id) else {
-            return;
-        };
-        if trouble.report.is_none() {
-            return;
+        if self.renew_soon(id, now) {
+            self.timeline.count("report_forgotten");
         }
+    }
+
+    /// A report in force is made anew after a while. Whether there is one.
+    pub(super) fn renew_soon(&mut self, id: Uuid, now: Timestamp) -> bool {
+        let trouble = self.reporting.troubles.get_mut(&id);
+        let Some(trouble) = trouble.filter(|trouble| trouble.report.is_some()) else {
+            return false;
+        };
         let last = trouble.renewed.map_or(now, |at| at + RENEW_EVERY);
         trouble.renew_at.get_or_insert(last.max(now + RENEW_AFTER));
-        self.timeline.count("report_forgotten");
+        true
     }
 
     /// A server has heard a higher number in our name than that of the report of this pair: a state directory was

@@ -10,7 +10,7 @@ const MAX_CANDIDATES: usize = 16;
 const MAX_WITHDRAWN: usize = 64;
 
 impl<D: Datapath> Agent<D> {
-    pub(super) fn review_pair(&mut self, id: Uuid) {
+    pub(super) fn review_pair(&mut self, id: Uuid, now: Timestamp) {
         let Some(trouble) = self.reporting.troubles.get(&id) else {
             return;
         };
@@ -44,10 +44,13 @@ impl<D: Datapath> Agent<D> {
                 trouble
                     .pressing()
                     .take(MAX_CONNECTIONS)
-                    .all(|(one, _)| named.contains(one))
+                    .all(|(one, _)| named.contains_key(one))
             })
             && trouble.is_real() == was_real;
         if known {
+            if !was_real && self.goes_elsewhere(id) {
+                self.renew_soon(id, now);
+            }
             return;
         }
         let Some(pair) = self.pairs.by_id(&id).cloned() else {
@@ -61,12 +64,18 @@ impl<D: Datapath> Agent<D> {
         let Some(report) = self.compose(&pair, from, waiting, counter) else {
             return;
         };
-        let named: HashSet<Tuple> = self
+        let pressing = self
             .reporting
             .troubles
             .get(&id)
-            .map(|trouble| trouble.pressing().map(|(identity, _)| *identity).collect())
-            .unwrap_or_default();
+            .into_iter()
+            .flat_map(Trouble::pressing);
+        let named: HashMap<Tuple, Endpoint> = pressing
+            .filter_map(|(identity, _)| {
+                let managed = self.sessions.get(identity)?;
+                Some((*identity, managed.machine.wire().remote))
+            })
+            .collect();
         self.timeline.note(
             "",
             "report",
@@ -92,6 +101,20 @@ impl<D: Datapath> Agent<D> {
         if let Some(trouble) = self.reporting.troubles.get_mut(&id) {
             trouble.report = Some((report, from, named));
         }
+    }
+
+    /// Whether what was reported as relayed goes through another proxy by now: the former one's port is free.
+    fn goes_elsewhere(&self, id: Uuid) -> bool {
+        let trouble = self.reporting.troubles.get(&id);
+        let Some((.., named)) = trouble.and_then(|trouble| trouble.report.as_ref()) else {
+            return false;
+        };
+        named.iter().any(|(identity, reported)| {
+            let managed = self.sessions.get(identity);
+            managed.is_some_and(|managed| {
+                managed.is_live() && managed.is_relayed() && managed.machine.wire().remote != *reported
+            })
+        })
     }
 
     fn compose(
@@ -180,7 +203,7 @@ impl<D: Datapath> Agent<D> {
         let Some((report, _, named)) = trouble.report else {
             return;
         };
-        let alive = named.iter().any(|identity| {
+        let alive = named.keys().any(|identity| {
             self.sessions
                 .get(identity)
                 .is_some_and(|managed| managed.is_live())
