@@ -104,25 +104,32 @@ impl told::Cell for Cell {
             Cell::One(kind) => say(&format!("napt   napt1 {}", kind.rule())),
         }
         say("router core\n");
-        say("link   a1  A=198.51.100.2/24  core=198.51.100.1/24  rate=100mbit delay=1ms");
-        say("link   b1  B=203.0.113.2/24   core=203.0.113.1/24   rate=100mbit delay=1ms");
+        say("link   a1  A=198.51.100.2/24  core=198.51.100.1/24  rate=40mbit delay=1ms");
+        say("link   b1  B=203.0.113.2/24   core=203.0.113.1/24   rate=40mbit delay=1ms");
         match self {
             Cell::Two(..) => {
-                say("link   a2  A=192.168.1.2/24   napt1=192.168.1.1/24  rate=100mbit delay=2ms down");
-                say("link   b2  B=192.168.2.2/24   napt2=192.168.2.1/24  rate=100mbit delay=2ms down");
+                say("link   a2  A=192.168.1.2/24   napt1=192.168.1.1/24  rate=40mbit delay=2ms down");
+                say("link   b2  B=192.168.2.2/24   napt2=192.168.2.1/24  rate=40mbit delay=2ms down");
                 say("link   up1 napt1=10.0.1.1/24  core=10.0.1.254/24");
                 say("link   up2 napt2=10.0.2.1/24  core=10.0.2.254/24");
             }
             Cell::One(_) => {
-                say("link   a2  A=192.168.1.2/25    napt1=192.168.1.1/25    rate=100mbit delay=2ms down");
-                say("link   b2  B=192.168.1.130/25  napt1=192.168.1.129/25  rate=100mbit delay=2ms down");
+                say("link   a2  A=192.168.1.2/25    napt1=192.168.1.1/25    rate=40mbit delay=2ms down");
+                say("link   b2  B=192.168.1.130/25  napt1=192.168.1.129/25  rate=40mbit delay=2ms down");
                 say("link   up1 napt1=10.0.1.1/24   core=10.0.1.254/24");
             }
         }
         say("link   lan hub=100.64.9.2/24  core=100.64.9.1/24");
         say("link   far P=100.64.8.2/24    core=100.64.8.1/24\n");
         say("server M on hub store.backend=memory\nagent  A B\n");
-        say("+0 A exchange B 24MiB as=work\n+0 A echo B every=50ms as=talk");
+        // The agents meet first: on a busy machine that may take longer than the work.
+        say("+0 A echo B every=50ms as=talk");
+        for end in ["A", "B"] {
+            say(&format!(
+                "within 40 {end} agent connections count=1 state=Established"
+            ));
+        }
+        say("+0 A exchange B 24MiB as=work");
         say("within 40 A agent connections count=2 state=Established");
         say("within 40 B agent connections count=2 state=Established");
         say("within 40 P proxy status capacity=10000 count=1");
