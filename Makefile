@@ -34,8 +34,9 @@ root:
 	@[ "$$(id -u)" -eq 0 ] || { \
 		echo 'make: network namespaces and BPF need root; run this as root, or build only: make build' >&2; exit 1; }
 
+# The whole workspace, as `test` does: dependencies are then built once, with the same features.
 build: setup
-	cargo build -p host-agent -p mobility-server -p mptcp-relay -p symmetric-proxy -p lab --bins --examples
+	cargo build --workspace --bins --examples
 
 demo: root build
 	@mkdir -p $(TARGET)/demo
@@ -54,8 +55,7 @@ chaos: root build
 	$(TARGET)/debug/lab chaos --agent-binary $(TARGET)/debug/host-agent --directory $(TARGET)/chaos \
 		$(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),10) $(if $(BOTH),--both)
 
-sim: setup
-	cargo build -p lab
+sim: build
 	$(TARGET)/debug/lab sim --seeds $(SEEDS)
 
 # What these kernels have and the one of this machine may lack, and what must not be done to this machine.

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let Some(lab) = lab() else {
-        eprintln!("the laboratory is not built: cargo build -p lab -p host-agent, or make test");
+        eprintln!("the laboratory is not built: make build, or make test");
         return ExitCode::FAILURE;
     };
     let jobs = std::env::var("LAB_JOBS")
