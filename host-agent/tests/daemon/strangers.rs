@@ -13,7 +13,7 @@ use crate::home::Home;
 use crate::place::{Host, isolated};
 
 /// How long an exchange may take.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(15);
 
 fn agent_port() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 7801))

@@ -237,9 +237,11 @@ within 5   dl done
         ("relay A kill", "no relay `A`"),
         ("within 5 B relay status up=1", "no relay `B`"),
         ("relay R prefer lte", "no link `lte`"),
-        ("multipath R", "not a host"),
     ] {
         let said = language::parse("story.scn", &format!("{text}{line}\n")).expect_err(line);
         assert!(said[0].to_string().contains(mistake), "{line}: {}", said[0]);
     }
+    // Programs run beside a relay, but not on a router that is nothing else.
+    let router = "host A\nrouter R\nlink wifi A=10.1.0.2/24 R=10.1.0.1/24\nmultipath R\n";
+    assert!(mistakes(router).contains("not a host"), "{}", mistakes(router));
 }
