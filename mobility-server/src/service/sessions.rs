@@ -90,10 +90,9 @@ impl pb::sessions_server::Sessions for SessionsService {
         }
         let removed = request.remove.iter().map(|id| ledger.remove(&member, id));
         for removed in futures_util::future::join_all(removed).await {
-            match removed {
-                Err(error @ NotPut::Store(_)) => return Err(self.refused(error)),
-                // What is not the caller's is left alone.
-                Ok(()) | Err(_) => {}
+            // What is not the caller's is left alone.
+            if let Err(error @ NotPut::Store(_)) = removed {
+                return Err(self.refused(error));
             }
         }
         Ok(Response::new(pb::ChangeSessionsResponse { results }))
