@@ -26,6 +26,7 @@ use crate::agent::{Agent, Effect, WayOut};
 use crate::config::{Config, TrustSetting};
 use crate::control::{self, Answer, Call, Reply, Request};
 use crate::nat64::{self, Nat64Prefix};
+use crate::network::NetworkEvent;
 use crate::pairs::{self, Pairs, Told};
 use crate::ports::{self, WirePorts};
 use crate::status::About;
@@ -73,6 +74,8 @@ pub struct Driver {
     nat64: Search,
     /// The usable addresses, for who looks after Multipath TCP.
     addresses: channel::Sender<crate::multipath::Addresses>,
+    /// Netlink has lost what it said: stock has to be taken.
+    overrun: bool,
 }
 
 /// The search for the network's NAT64.
@@ -178,6 +181,7 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
             found: mpsc::channel(4),
             search: None,
         },
+        overrun: false,
         agent,
         config,
     };
@@ -218,7 +222,7 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
                 guard.clear_ready();
                 driver.datapath_events();
             }
-            Some(heard) = netlink.recv() => driver.network_heard(heard, &handle).await,
+            Some(heard) = netlink.recv() => driver.network_heard(heard),
             () = tokio::time::sleep(alarm.unwrap_or(Duration::MAX)), if alarm.is_some() => {
                 let now = driver.clock.now();
                 driver.agent.timers(now);
@@ -248,6 +252,9 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
             _ = tick.tick() => {
                 let now = driver.clock.now();
                 driver.agent.tick(now);
+                if driver.overrun {
+                    driver.take_stock(&handle).await;
+                }
                 ticks = ticks.wrapping_add(1);
                 if ticks.is_multiple_of(10) {
                     driver.agent.datapath.beat();
@@ -377,20 +384,34 @@ fn arp_mark(state_dir: &std::path::Path) -> PathBuf {
 
 impl Driver {
     /// Netlink said something.
-    async fn network_heard(&mut self, heard: watch::Heard, handle: &rtnetlink::Handle) {
-        let events = match heard {
-            watch::Heard::Changed(message) => self.agent.network.apply(&message),
-            watch::Heard::Overrun => match watch::inventory(handle).await {
-                Ok(inventory) => {
-                    self.agent.timeline.count("netlink_overrun");
-                    self.agent.network.take_stock(&inventory)
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "changes of the network were lost, and what is there now cannot be listed");
-                    return;
-                }
-            },
-        };
+    fn network_heard(&mut self, heard: watch::Heard) {
+        match heard {
+            watch::Heard::Changed(message) => {
+                let events = self.agent.network.apply(&message);
+                self.network_changed(events);
+            }
+            watch::Heard::Overrun => {
+                self.agent.timeline.count("netlink_overrun");
+                self.overrun = true;
+            }
+        }
+    }
+
+    /// After an overrun, what is there now. Not at once: the buffer still holds what was said before the loss.
+    async fn take_stock(&mut self, handle: &rtnetlink::Handle) {
+        match watch::inventory(handle).await {
+            Ok(inventory) => {
+                self.overrun = false;
+                let events = self.agent.network.take_stock(&inventory);
+                self.network_changed(events);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "changes of the network were lost, and what is there now cannot be listed; it is tried again");
+            }
+        }
+    }
+
+    fn network_changed(&mut self, events: Vec<NetworkEvent>) {
         let now = self.clock.now();
         events
             .into_iter()

@@ -187,7 +187,7 @@ async fn peers_are_told_of_a_revocation_at_once_when_they_come_and_when_they_ask
         ],
     };
     let answer = client.standing(question).await.expect("an answer").into_inner();
-    assert_eq!(answer.revoked, [a.uri.clone()]);
+    assert_eq!(answer.revoked, std::slice::from_ref(&a.uri));
     let question = pb::StandingRequest {
         members: vec![String::new(); 5000],
     };

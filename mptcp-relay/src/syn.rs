@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use mptcp_pm::Token;
+use wire::option::{MigrateOption, Options};
 
 /// The two ends of a connection, as both of them know it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -45,10 +46,6 @@ pub struct Syn {
 
 const TCP: u8 = 6;
 const MPTCP_OPTION: u8 = 30;
-/// Migrate-Permit (docs/protocol.md): RFC 6994, with the suite's identifier.
-const EXPERIMENT_OPTION: u8 = 253;
-const PERMIT: [u8; 2] = *b"MI";
-const PERMIT_LENGTH: usize = 11;
 const MP_CAPABLE: u8 = 0;
 const MP_JOIN: u8 = 1;
 /// Flags of interest in the 14th byte of the TCP header: FIN, SYN, RST, ACK.
@@ -156,30 +153,23 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// The first option of a kind among these.
-fn option(mut options: &[u8], wanted: u8) -> Option<&[u8]> {
-    while let [kind, rest @ ..] = options {
-        match kind {
-            0 => break,
-            1 => options = rest,
-            _ => {
-                let length = usize::from(*rest.first()?);
-                let option = options.get(..length).filter(|option| option.len() >= 2)?;
-                if *kind == wanted {
-                    return Some(option);
-                }
-                options = &options[length..];
-            }
-        }
-    }
-    None
+/// The first MPTCP option among these, as far as they can be read.
+fn multipath(options: &[u8]) -> Option<&[u8]> {
+    let mut all = Options::of(options).map_while(Result::ok);
+    let found = all.find(|option| option.kind() == MPTCP_OPTION)?;
+    Some(found.bytes())
+}
+
+/// Whether Migrate-Permit is among these.
+fn permits(options: &[u8]) -> bool {
+    let mut all = Options::of(options).map_while(Result::ok);
+    all.any(|option| matches!(option.migrate(), Ok(Some(MigrateOption::Permit(_)))))
 }
 
 /// RFC 8684: MP_CAPABLE on a SYN has 4 bytes (12 in version 0), MP_JOIN on a SYN has 12.
 fn asks(options: &[u8]) -> Asks {
-    let Some(option) = option(options, MPTCP_OPTION) else {
-        let permits = |option: &[u8]| option.len() == PERMIT_LENGTH && option[2..4] == PERMIT;
-        return match option(options, EXPERIMENT_OPTION).is_some_and(permits) {
+    let Some(option) = multipath(options) else {
+        return match permits(options) {
             true => Asks::Migrate,
             false => Asks::Plain,
         };
@@ -195,5 +185,5 @@ fn asks(options: &[u8]) -> Asks {
 
 /// And on a SYN-ACK 12, with the answerer's key.
 fn agrees(options: &[u8]) -> bool {
-    option(options, MPTCP_OPTION).is_some_and(|option| option.len() == 12 && option[2] >> 4 == MP_CAPABLE)
+    multipath(options).is_some_and(|option| option.len() == 12 && option[2] >> 4 == MP_CAPABLE)
 }

@@ -85,6 +85,7 @@ impl Pair {
                 move_counter: 1,
                 reason: pb::withdraw::Reason::Resumed.into(),
                 decision: told.unwrap_or_default(),
+                direct: true,
             };
             line.say(Says::Withdraw(withdraw)).await;
         }

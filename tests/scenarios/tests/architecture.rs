@@ -35,7 +35,7 @@ const IMPORTS: [(&str, &[&str]); 15] = [
     ),
     (
         "mptcp-relay",
-        &["identity", "member", "mptcp-pm", "operator", "proto"],
+        &["wire", "identity", "member", "mptcp-pm", "operator", "proto"],
     ),
     (
         "symmetric-proxy",

@@ -320,7 +320,7 @@ fn told(place: u64) -> Event {
     Event::MigrateCommand {
         local: at(&format!("10.0.1.1:{}", 5_000 + place)),
         peer: at(&format!("100.64.0.{place}:80")),
-        crossing: place % 2 == 0,
+        crossing: place.is_multiple_of(2),
         tcp: TCP,
         random: place,
     }

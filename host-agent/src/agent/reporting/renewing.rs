@@ -81,7 +81,7 @@ impl<D: Datapath> Agent<D> {
             .reporting
             .troubles
             .values_mut()
-            .filter(|trouble| wishes(&**trouble));
+            .filter(|trouble| wishes(trouble));
         wishing.for_each(|trouble| trouble.report = None);
     }
 

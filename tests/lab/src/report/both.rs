@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::ReportError;
 use super::act::{Transfer, digest, echo, transfer};
-use super::claims::{Claim, megabytes};
+use super::claims::{self, Claim};
 use super::multipath::{Part, Stream};
 use super::segments::{ACK, Request, SYN, Seen, at_device};
 use crate::emulator::capture::Way;
@@ -153,7 +153,6 @@ impl Both {
     /// What the act claims.
     pub fn claims(&self) -> Vec<Claim> {
         let [old, new] = self.ends_of_b;
-        let connects = self.transfer.as_ref().map(|transfer| transfer.connects);
         let remote = self.transfer.as_ref().map(|transfer| transfer.remote.as_str());
         let of_a = self
             .download
@@ -162,35 +161,12 @@ impl Both {
             .map(|part| part.destination.to_string())
             .collect::<Vec<_>>();
         let mut claims = vec![
-            Claim {
-                holds: self.digests[0].is_some() && self.digests[0] == self.digests[1],
-                says: "A has the file as it is at B",
-                facts: match &self.digests[1] {
-                    Some(digest) => format!(
-                        "{}, sha256 {}…",
-                        megabytes(self.transfer.as_ref().map_or(0, |transfer| transfer.bytes)),
-                        digest.get(..16).unwrap_or(digest)
-                    ),
-                    None => "there is no copy".to_owned(),
-                },
-            },
-            Claim {
-                holds: self.opened == 1 && connects == Some(1),
-                says: "the download is one TCP connection",
-                facts: format!(
-                    "B saw {} SYN for it, curl counts {} connect",
-                    self.opened,
-                    connects.unwrap_or_default()
-                ),
-            },
-            Claim {
-                holds: self.shells[0].is_some() && self.shells[0] == self.shells[1],
-                says: "the ssh session is the same shell",
-                facts: match self.shells {
-                    [Some(before), Some(after)] => format!("process {before} before, {after} after"),
-                    _ => "it does not answer".to_owned(),
-                },
-            },
+            claims::same_file(
+                &self.digests,
+                self.transfer.as_ref().map(|transfer| transfer.bytes),
+            ),
+            claims::one_connection(self.opened, self.transfer.as_ref()),
+            claims::one_shell(self.shells),
             Claim {
                 holds: old.is_some_and(|old| new.is_some_and(|new| new.ip() != old.ip()))
                     && remote == old.map(|old| old.to_string()).as_deref(),
@@ -227,11 +203,7 @@ impl Both {
                     None => "no new byte after the move".to_owned(),
                 },
             },
-            Claim {
-                holds: self.download.is_some() && self.resets == 0,
-                says: "no reset reaches A or B",
-                facts: format!("{} RST segments arrived for the two connections", self.resets),
-            },
+            claims::no_resets(self.download.is_some(), self.resets),
             Claim {
                 holds: !self.invalid.is_empty() && self.invalid.values().all(|count| *count == 0),
                 says: "no NAPT drops a segment as INVALID",
@@ -244,11 +216,7 @@ impl Both {
             },
         ];
         if !self.passed {
-            claims.push(Claim {
-                holds: false,
-                says: "the story ends well",
-                facts: self.reason.clone().unwrap_or_default(),
-            });
+            claims.push(claims::failed(self.reason.as_ref()));
         }
         claims
     }

@@ -1,7 +1,7 @@
 //! What the demonstration claims, each claim held against what was seen.
 use std::fmt::Display;
 
-use super::act::Act;
+use super::act::{Act, Transfer};
 use super::trace::{Place, Trace};
 
 /// One claim: whether it holds, and the facts.
@@ -31,7 +31,7 @@ pub fn moved(act: &Act) -> Vec<Claim> {
         invalid(act),
     ];
     if !act.passed {
-        claims.push(story(act));
+        claims.push(failed(act.reason.as_ref()));
     }
     claims
 }
@@ -72,17 +72,19 @@ pub fn alone(act: &Act) -> Vec<Claim> {
         },
     ];
     if !act.passed {
-        claims.push(story(act));
+        claims.push(failed(act.reason.as_ref()));
     }
     claims
 }
 
 fn same_bytes(act: &Act) -> Claim {
-    let [there, here] = &act.digests;
-    let size = act
-        .transfer
-        .as_ref()
-        .map_or_else(String::new, |transfer| format!("{}, ", megabytes(transfer.bytes)));
+    let size = act.transfer.as_ref().map(|transfer| transfer.bytes);
+    same_file(&act.digests, size)
+}
+
+/// The copy at A is the file at B; `size` in bytes.
+pub fn same_file([there, here]: &[Option<String>; 2], size: Option<u64>) -> Claim {
+    let size = size.map_or_else(String::new, |bytes| format!("{}, ", megabytes(bytes)));
     let facts = match (there, here) {
         (Some(there), Some(here)) if there == here => format!("{size}sha256 {}… at both ends", &here[..16]),
         (Some(there), Some(here)) => format!("sha256 {}… at B, {}… at A", &there[..16], &here[..16]),
@@ -92,6 +94,49 @@ fn same_bytes(act: &Act) -> Claim {
         holds: there.is_some() && there == here,
         says: "A has the file as it is at B",
         facts,
+    }
+}
+
+/// B has seen one SYN for the download, and curl has connected once.
+pub fn one_connection(opened: usize, transfer: Option<&Transfer>) -> Claim {
+    let connects = transfer.map(|transfer| transfer.connects);
+    Claim {
+        holds: opened == 1 && connects == Some(1),
+        says: "the download is one TCP connection",
+        facts: format!(
+            "B saw {opened} SYN for it, curl counts {} connect",
+            connects.unwrap_or_default()
+        ),
+    }
+}
+
+/// The shell that answers after the move is the one of before.
+pub fn one_shell(shells: [Option<u32>; 2]) -> Claim {
+    Claim {
+        holds: shells[0].is_some() && shells[0] == shells[1],
+        says: "the ssh session is the same shell",
+        facts: match shells {
+            [Some(before), Some(after)] => format!("process {before} before, {after} after"),
+            _ => "it does not answer".to_owned(),
+        },
+    }
+}
+
+/// No reset of the programs' connections has arrived, and somebody has looked.
+pub fn no_resets(seen: bool, count: usize) -> Claim {
+    Claim {
+        holds: seen && count == 0,
+        says: "no reset reaches A or B",
+        facts: format!("{count} RST segments arrived for the two connections"),
+    }
+}
+
+/// A story that has failed, and why.
+pub fn failed(reason: Option<&String>) -> Claim {
+    Claim {
+        holds: false,
+        says: "the story ends well",
+        facts: reason.cloned().unwrap_or_default(),
     }
 }
 
@@ -203,11 +248,7 @@ fn resets(act: &Act) -> Claim {
         .map(|trace| trace.resets);
     let seen = act.download.is_some() && act.session.is_some();
     let count: usize = counts.sum();
-    Claim {
-        holds: seen && count == 0,
-        says: "no reset reaches A or B",
-        facts: format!("{count} RST segments arrived for the two connections"),
-    }
+    no_resets(seen, count)
 }
 
 fn invalid(act: &Act) -> Claim {
@@ -220,14 +261,6 @@ fn invalid(act: &Act) -> Claim {
         holds: !act.invalid.is_empty() && act.invalid.values().all(|count| *count == 0),
         says: "no NAPT drops a segment as INVALID",
         facts: each.join(", "),
-    }
-}
-
-fn story(act: &Act) -> Claim {
-    Claim {
-        holds: false,
-        says: "the story ends well",
-        facts: act.reason.clone().unwrap_or_default(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::ReportError;
 use super::act::digest;
-use super::claims::{Claim, megabytes};
+use super::claims::{self, Claim, megabytes};
 use super::multipath::{self, Part, Stream};
 use super::segments;
 use crate::story::Verdict;
@@ -154,11 +154,7 @@ impl Relayed {
             },
         ];
         if !self.passed {
-            claims.push(Claim {
-                holds: false,
-                says: "the story ends well",
-                facts: self.reason.clone().unwrap_or_default(),
-            });
+            claims.push(claims::failed(self.reason.as_ref()));
         }
         claims
     }

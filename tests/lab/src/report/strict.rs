@@ -9,7 +9,7 @@ use std::path::Path;
 use super::ReportError;
 use super::act::{Transfer, digest, echo, transfer};
 use super::both::{busiest, opening, resets};
-use super::claims::{Claim, megabytes};
+use super::claims::{self, Claim, megabytes};
 use super::multipath::{Part, Stream};
 use super::segments::{Seen, at_device};
 use crate::emulator::capture::Way;
@@ -162,7 +162,6 @@ impl Strict {
             Some((time, moment)) => format!("{:+.1} ms", (time - moment) * 1e3),
             None => "never".to_owned(),
         };
-        let connects = self.transfer.as_ref().map(|transfer| transfer.connects);
         let path = |address| {
             self.from(address)
                 .filter(|(bytes, _)| *bytes >= A_PART)
@@ -174,31 +173,12 @@ impl Strict {
             None => "it has carried nothing to speak of".to_owned(),
         };
         let mut claims = vec![
-            Claim {
-                holds: self.digests[0].is_some() && self.digests[0] == self.digests[1],
-                says: "A has the file as it is at B",
-                facts: match &self.digests[1] {
-                    Some(digest) => format!("sha256 {}…", digest.get(..16).unwrap_or(digest)),
-                    None => "there is no copy".to_owned(),
-                },
-            },
-            Claim {
-                holds: self.opened == 1 && connects == Some(1),
-                says: "the download is one TCP connection",
-                facts: format!(
-                    "B saw {} SYN for it, curl counts {} connect",
-                    self.opened,
-                    connects.unwrap_or_default()
-                ),
-            },
-            Claim {
-                holds: self.shells[0].is_some() && self.shells[0] == self.shells[1],
-                says: "the ssh session is the same shell",
-                facts: match self.shells {
-                    [Some(before), Some(after)] => format!("process {before} before, {after} after"),
-                    _ => "it does not answer".to_owned(),
-                },
-            },
+            claims::same_file(
+                &self.digests,
+                self.transfer.as_ref().map(|transfer| transfer.bytes),
+            ),
+            claims::one_connection(self.opened, self.transfer.as_ref()),
+            claims::one_shell(self.shells),
             Claim {
                 holds: self.to_proxy.is_some(),
                 says: "the server names a proxy",
@@ -226,18 +206,10 @@ impl Strict {
                 says: "it goes on without the proxy",
                 facts: carried(&direct, self.friendly),
             },
-            Claim {
-                holds: self.download.is_some() && self.resets == 0,
-                says: "no reset reaches A or B",
-                facts: format!("{} RST segments arrived for the two connections", self.resets),
-            },
+            claims::no_resets(self.download.is_some(), self.resets),
         ];
         if !self.passed {
-            claims.push(Claim {
-                holds: false,
-                says: "the story ends well",
-                facts: self.reason.clone().unwrap_or_default(),
-            });
+            claims.push(claims::failed(self.reason.as_ref()));
         }
         claims
     }
