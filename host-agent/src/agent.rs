@@ -14,6 +14,7 @@ mod moving;
 mod pairing;
 mod paths;
 mod places;
+mod proving;
 mod relaying;
 mod repairing;
 mod reporting;

@@ -275,6 +275,12 @@ impl Pairs {
         epochs.into_iter().flat_map(|epochs| epochs.pairs().take(2))
     }
 
+    /// Every exchange of a pair that is remembered, the newest first.
+    pub fn remembered(&self, pair_id: &Uuid) -> impl Iterator<Item = &Pair> {
+        let epochs = self.store.by_pair_id(pair_id);
+        epochs.into_iter().flat_map(|epochs| epochs.pairs())
+    }
+
     /// The exchange from which a connection has its keys.
     pub fn under(&self, pair_id: uuid::Uuid, epoch: u32) -> Option<&Pair> {
         let mut pairs = self.store.by_pair_id(&pair_id)?.pairs();

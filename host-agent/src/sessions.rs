@@ -183,6 +183,8 @@ impl Managed {
         let isns = (session.isn_initiator, session.isn_acceptor);
         let mut managed = Self::with_machine(identity, session.role, isns, vec![set], machine);
         managed.flags = session.flags;
+        // These were made for it, and nothing else was.
+        managed.proven = session.flags.enrolled;
         managed.relayed = session.flags.relayed.then(|| managed.machine.wire());
         managed
     }
@@ -247,6 +249,11 @@ impl Managed {
             )
     }
 
+    /// Whether its keys may still be others than those in force: what both ends agree last counts until its first move.
+    pub fn is_open(&self) -> bool {
+        self.is_live() && self.machine.committed() == ReqNo::UNMOVED && !self.flags.enrolled
+    }
+
     /// The keys in force.
     pub fn keys(&self) -> &KeySet {
         &self.candidates[self.chosen]
@@ -287,6 +294,28 @@ impl Managed {
         let before = self.chosen;
         self.chosen = newest.unwrap_or(before);
         (changed || before != self.chosen).then_some(gone)
+    }
+
+    /// Takes up keys that the peer has shown to use; where there is no room, the oldest give way, the pair's own first.
+    /// Returns their place among the candidates, and those that gave way.
+    pub fn admit(&mut self, set: KeySet, most: usize) -> (usize, Option<KeySet>) {
+        let label = set.keys.label();
+        let known = self.candidates.iter().position(|held| held.keys.label() == label);
+        if let Some(known) = known {
+            return (known, None);
+        }
+        if self.candidates.len() < most {
+            self.candidates.push(set);
+            return (self.candidates.len() - 1, None);
+        }
+        let place = (0..self.candidates.len())
+            .filter(|place| *place != self.chosen)
+            .min_by_key(|place| {
+                let held = &self.candidates[*place];
+                (held.pair_id != set.pair_id, held.epoch)
+            })
+            .unwrap_or(self.chosen);
+        (place, Some(std::mem::replace(&mut self.candidates[place], set)))
     }
 
     /// What the data path keeps of it across a restart of the agent.

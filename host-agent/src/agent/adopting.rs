@@ -57,13 +57,11 @@ impl<D: Datapath> Agent<D> {
                 .collect();
             managed.machine = managed.machine.with_tokens(managed.tokens.iter().copied());
             // Which of the peer's keys is right may not be known yet.
-            if let Some(connection) = self.datapath.connection(&identity) {
-                let (peer, agent_port) = (identity.remote.address, connection.peer_agent_port);
-                let known = managed.keys().keys.label();
-                let others = self.key_sets(peer, agent_port, managed.isns).into_iter();
-                managed
-                    .candidates
-                    .extend(others.filter(|set| set.keys.label() != known).take(3));
+            if !managed.proven
+                && let Some(connection) = self.datapath.connection(&identity)
+            {
+                let others = self.keys_beside(&managed, connection.peer_agent_port);
+                managed.candidates.extend(others);
                 managed.tokens.clear();
             }
             managed

@@ -14,6 +14,7 @@ impl<D: Datapath> Agent<D> {
         match event {
             Seen::Segment(kind, heard) => self.segment_heard(kind, heard, now),
             Seen::Committed { heard, again: _ } => {
+                self.prove(&heard, true);
                 self.advance(
                     heard.identity,
                     Event::Committed {
@@ -88,23 +89,12 @@ impl<D: Datapath> Agent<D> {
         if heard.candidate == super::relaying::PROXY {
             return self.proxy_heard(kind, &heard, now);
         }
+        if !self.prove(&heard, kind == RequestType::MsynAck) {
+            return;
+        }
         let Some(managed) = self.sessions.get_mut(&heard.identity) else {
             return;
         };
-        // Its place, or where its keys have gone meanwhile.
-        let fits = |set: &KeySet| {
-            managed
-                .tokens
-                .iter()
-                .any(|number| set.keys.token(*number) == heard.token)
-        };
-        let place = (heard.candidate as usize).min(managed.candidates.len() - 1);
-        let moved_to = match fits(&managed.candidates[place]) {
-            true => None,
-            false => managed.candidates.iter().position(fits),
-        };
-        managed.chosen = moved_to.unwrap_or(place);
-        managed.proven = true;
         let (from, to) = (heard.wire.remote, heard.wire.local);
         let event = match kind {
             RequestType::Msyn => {

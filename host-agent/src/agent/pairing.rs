@@ -11,7 +11,7 @@ use wire::tuple::Tuple;
 use super::*;
 
 /// As many as a token's list has room for.
-const MOST_CANDIDATES: usize = 4;
+pub(super) const MOST_CANDIDATES: usize = 4;
 /// Connections without keys that a token is compared with: who makes tokens up must not keep us busy.
 const MOST_COMPARED: usize = 512;
 
@@ -93,15 +93,14 @@ impl<D: Datapath> Agent<D> {
         self.lines.rename(other, name);
     }
 
-    /// Connections of which no MAC has shown yet which keys are theirs may have those of the newest exchange: the
-    /// peer may have taken them up just after it, and this end just before.
+    /// Connections that have not moved yet may have the keys of the newest exchange: the peer may have taken them up
+    /// just after it, and this end just before. A MAC that has fitted earlier ones changes nothing: the peer need not
+    /// know that it has.
     fn add_keys(&mut self) {
         let open: Vec<Tuple> = self
             .sessions
             .values()
-            .filter(|managed| {
-                !managed.proven && managed.is_live() && managed.machine.committed() == ReqNo::UNMOVED
-            })
+            .filter(|managed| managed.is_open())
             .map(|managed| managed.identity)
             .collect();
         for identity in open {
@@ -126,16 +125,24 @@ impl<D: Datapath> Agent<D> {
             let Some(gone) = gone else {
                 continue;
             };
-            // Every number's token is told again, now for all of them.
-            let numbers = std::mem::take(&mut managed.tokens);
-            for set in gone {
-                for number in &numbers {
-                    self.datapath.remove_token(set.keys.token(*number), &identity);
-                }
-            }
-            self.reporting.renew(managed.keys().pair_id, identity);
-            self.settle(identity);
+            managed.proven = false;
+            self.keys_changed(identity, gone);
         }
+    }
+
+    /// Every number's token is told again, for the keys that there are now.
+    pub(super) fn keys_changed(&mut self, identity: Tuple, gone: impl IntoIterator<Item = KeySet>) {
+        let Some(managed) = self.sessions.get_mut(&identity) else {
+            return;
+        };
+        let numbers = std::mem::take(&mut managed.tokens);
+        for set in gone {
+            for number in &numbers {
+                self.datapath.remove_token(set.keys.token(*number), &identity);
+            }
+        }
+        self.reporting.renew(managed.keys().pair_id, identity);
+        self.settle(identity);
     }
 
     /// Gives keys to the connections that were set up since the last call.
@@ -194,7 +201,7 @@ impl<D: Datapath> Agent<D> {
             found.map(|set| (*identity, connection.role, isns, set)).next()
         });
         let Some((identity, role, isns, set)) = known else {
-            return;
+            return self.recognise_keys(token, from);
         };
         self.unpaired.remove(&identity);
         self.timeline
@@ -222,7 +229,7 @@ impl<D: Datapath> Agent<D> {
         pairs.map(|pair| self.key_set(pair, isns)).collect()
     }
 
-    fn key_set(&self, pair: &identity::Pair, isns: (u32, u32)) -> KeySet {
+    pub(super) fn key_set(&self, pair: &identity::Pair, isns: (u32, u32)) -> KeySet {
         KeySet {
             keys: ConnectionKeys::derive(&pair.key, pair.epoch, isns.0, isns.1),
             pair_id: self.pairs.name(pair.pair_id),

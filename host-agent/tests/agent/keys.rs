@@ -4,7 +4,7 @@ use migration::State;
 use wire::request::RequestType;
 use wire::tuple::Tuple;
 
-use crate::world::{Side, World, millis, seen_by};
+use crate::world::{Fate, Side, World, millis, seen_by};
 
 #[test]
 fn a_connection_whose_ends_both_offer_migration_gets_keys_at_both() {
@@ -207,4 +207,130 @@ fn a_connection_that_has_seen_many_exchanges_has_the_keys_of_the_newest() {
     world.run(millis(1000));
     world.assert_resumed(connection, "192.168.7.9", "203.0.113.3");
     world.assert_data_flows(connection);
+}
+
+#[test]
+fn keys_that_only_the_data_path_has_kept_across_a_restart_are_known_again() {
+    for restarted in [Side::A, Side::B] {
+        let mut world = World::new();
+        let connection = world.connect();
+        // What the peer knows is no longer among the newest two, and not what is noted with the connection.
+        for _ in 0..3 {
+            world.half_an_exchange(restarted);
+        }
+        let now = world.now;
+        world.host(restarted).restart_agent(now);
+        world.settle();
+        let mover = restarted.other();
+        let (gone, new, a, b) = match mover {
+            Side::A => ("10.0.1.2", "192.168.7.9", "192.168.7.9", "203.0.113.3"),
+            Side::B => ("203.0.113.3", "198.51.100.7", "10.0.1.2", "198.51.100.7"),
+        };
+        world.lose(mover, gone);
+        world.gain(mover, new);
+        world.run(millis(1000));
+        world.assert_resumed(connection, a, b);
+        world.assert_data_flows(connection);
+    }
+}
+
+#[test]
+fn a_segment_under_keys_that_nobody_remembers_proves_nothing() {
+    let mut world = World::new();
+    let connection = world.connect();
+    // So many that B forgets the one which A knows, but what an earlier agent has told the data path of it.
+    for _ in 0..3 {
+        world.half_an_exchange(Side::B);
+    }
+    world.b.crash_agent();
+    for _ in 0..20 {
+        world.half_an_exchange(Side::B);
+    }
+    let now = world.now;
+    world.b.start_agent(now);
+    world.settle();
+    world.lose(Side::A, "10.0.1.2");
+    world.gain(Side::A, "192.168.7.9");
+    world.run(millis(1000));
+    assert!(!world.b.agent.sessions[&connection.reversed()].proven);
+    assert_eq!(
+        world.b.agent.timeline.counts().get("token_without_keys"),
+        Some(&1)
+    );
+    // The next exchange gives both what they need.
+    world.exchange(Side::A);
+    world.run(millis(10_000));
+    world.assert_resumed(connection, "192.168.7.9", "203.0.113.3");
+    world.assert_data_flows(connection);
+}
+
+#[test]
+fn a_token_of_an_exchange_that_has_given_way_brings_its_keys_back() {
+    let mut world = World::new();
+    let connection = world.connect();
+    world.interfere(|_| Fate::Lost);
+    world.lose(Side::A, "10.0.1.2");
+    world.gain(Side::A, "192.168.7.9");
+    // B alone sees where A is now, and has had too many exchanges since to hold the keys of the first.
+    for _ in 0..6 {
+        world.half_an_exchange(Side::B);
+    }
+    world.leave_alone();
+    world.run(millis(2000));
+    world.assert_resumed(connection, "192.168.7.9", "203.0.113.3");
+    world.assert_data_flows(connection);
+    assert_eq!(world.b.agent.timeline.counts().get("recognised"), Some(&1));
+}
+
+#[test]
+fn ends_of_which_one_has_proof_of_earlier_keys_agree_on_the_newest() {
+    let mut world = World::new();
+    let connection = world.connect();
+    // A's MSYN arrives, and B's answer does not: B has proof of the keys, A has not.
+    world.interfere(|segment| {
+        let answer = segment
+            .migrate
+            .is_some_and(|request| request.r#type == RequestType::MsynAck);
+        if answer { Fate::Lost } else { Fate::Arrives }
+    });
+    world.lose(Side::A, "10.0.1.2");
+    world.gain(Side::A, "192.168.7.9");
+    world.run(millis(300));
+    assert!(world.b.agent.sessions[&connection.reversed()].proven);
+    world.lose(Side::B, "203.0.113.3");
+    world.gain(Side::B, "198.51.100.7");
+    world.exchange(Side::A);
+    world.settle();
+    let labels = [Side::A, Side::B].map(|side| label(&mut world, side, connection));
+    assert!(labels[0].is_some(), "{}", world.story());
+    assert_eq!(labels[0], labels[1], "the servers would not match it");
+}
+
+#[test]
+fn a_migrate_ack_under_keys_that_were_in_force_commits_with_them() {
+    let mut world = World::new();
+    let connection = world.connect();
+    world.interfere(|segment| {
+        let third = segment
+            .migrate
+            .is_some_and(|request| request.r#type == RequestType::MigrateAck);
+        if third {
+            Fate::After(millis(100))
+        } else {
+            Fate::Arrives
+        }
+    });
+    world.lose(Side::A, "10.0.1.2");
+    world.gain(Side::A, "192.168.7.9");
+    world.run(millis(50));
+    let before = label(&mut world, Side::A, connection);
+    // A has moved. At B the exchange comes in between.
+    world.exchange(Side::A);
+    assert_ne!(label(&mut world, Side::B, connection), before);
+    world.leave_alone();
+    world.run(millis(1000));
+    world.assert_resumed(connection, "192.168.7.9", "203.0.113.3");
+    for side in [Side::A, Side::B] {
+        assert_eq!(label(&mut world, side, connection), before, "{side:?}");
+    }
 }

@@ -46,6 +46,15 @@ impl World {
         }
     }
 
+    /// One that an end has taken for agreed when the other's agent was killed: the other knows nothing of it.
+    pub fn half_an_exchange(&mut self, dialler: Side) {
+        self.exchanges += 1;
+        let other = self.host(dialler.other());
+        let (peer, addresses) = (other.id(), other.addresses());
+        let pair = self.pair(dialler, dialler, peer, addresses);
+        self.host(dialler).agreed(pair);
+    }
+
     /// An exchange that began before either end knew of the last one: under the same epoch, with an ID of its own.
     pub fn crossing_exchange(&mut self, dialler: Side) {
         let epoch = self.exchanges;
