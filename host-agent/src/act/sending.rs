@@ -57,12 +57,14 @@ impl<D: Datapath> Agent<D> {
             let key = proxys.as_ref().unwrap_or_else(|| set.keys.outgoing(managed.role));
             segment.sign(key, ReqNo::UNMOVED).map(|()| segment)
         };
-        // Only the right agent knows the token of its own.
-        let sets = match managed.proven {
-            true => std::slice::from_ref(managed.keys()),
-            false => &managed.candidates[..],
-        };
-        let signed: Vec<_> = sets.iter().map(sign).collect();
+        // Only the right agent knows the token of its own. What the peer hears first counts at once.
+        let mut sets: Vec<&KeySet> = vec![managed.keys()];
+        if !managed.proven {
+            let chosen = managed.chosen;
+            let others = managed.candidates.iter().enumerate();
+            sets.extend(others.filter(|(place, _)| *place != chosen).map(|(_, set)| set));
+        }
+        let signed: Vec<_> = sets.into_iter().map(sign).collect();
         for segment in signed {
             match segment {
                 Ok(segment) => self.emit(identity, &segment),

@@ -34,6 +34,7 @@ impl<D: Datapath> Agent<D> {
         let Some(managed) = self.sessions.get_mut(&heard.identity) else {
             return false;
         };
+        let (pair_id, isns) = (managed.keys().pair_id, managed.isns);
         let unmoved = managed.machine.committed() == ReqNo::UNMOVED;
         let first = unmoved.then_some(ReqNo::UNMOVED);
         let fits = |set: &KeySet| {
@@ -50,13 +51,16 @@ impl<D: Datapath> Agent<D> {
         if let Some(place) = found.or(settled) {
             let (held, shown) = (managed.keys(), &managed.candidates[place]);
             let newer = held.pair_id == shown.pair_id && held.epoch > shown.epoch;
+            let before = managed.chosen;
             if decides || !(managed.proven && newer) {
                 managed.chosen = place;
             }
             managed.proven = true;
+            if managed.chosen != before {
+                self.reporting.renew(pair_id, heard.identity);
+            }
             return true;
         }
-        let (pair_id, isns) = (managed.keys().pair_id, managed.isns);
         let Some(set) = self.key_set_of(&pair_id, isns, heard.token) else {
             self.datapath.remove_token(heard.token, &heard.identity);
             self.timeline.count("token_without_keys");
