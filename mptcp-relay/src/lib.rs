@@ -35,6 +35,7 @@ pub mod losses;
 pub mod metrics;
 pub mod neighbours;
 pub mod paths;
+mod pipe;
 pub mod points;
 pub mod queue;
 pub mod registry;

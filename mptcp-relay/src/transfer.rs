@@ -1,8 +1,8 @@
 //! From one socket to the other, in both directions, until both have said all.
 //!
 //! A FIN passes as a FIN, so half-closed connections stay half-closed. Whatever ends a socket otherwise (a reset, a
-//! peer that is gone) ends the other one by a reset. Each direction holds one buffer and reads no more before it is
-//! written: a slow receiver slows the sender down by its window, and memory per connection is bounded.
+//! peer that is gone) ends the other one by a reset. Each direction holds one buffer, or one pipe, and reads no more before it
+//! is written: a slow receiver slows the sender down by its window, and memory per connection is bounded.
 //!
 //! Linux acknowledges a subflow's bytes at once, but the connection's only with the next segment if the socket was being read
 //! when they came. A terminal whose last window was acknowledged like that sends nothing more until it repeats data after
@@ -17,6 +17,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio_util::sync::CancellationToken;
+
+use crate::pipe::{Pipe, Received, is_plain};
 
 /// The buffer of a direction that says little ...
 const SMALL: usize = 16 * 1024;
@@ -111,6 +113,7 @@ async fn pump(
     pauses: Option<&Pauses>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; SMALL];
+    let mut pipe: Option<Pipe> = None;
     let mut burst = 0;
     loop {
         match pauses.filter(|_| burst >= BURST) {
@@ -124,17 +127,29 @@ async fn pump(
             },
             None => from.readable().await?,
         }
-        let length = match from.try_read(&mut buffer) {
-            Ok(0) => return to.shutdown().await,
-            Ok(length) => length,
+        let received = match &pipe {
+            Some(pipe) => pipe.fill(from.as_ref(), &mut buffer),
+            None => from.try_read(&mut buffer).map(Received::Buffered),
+        };
+        let received = match received {
+            Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => return Err(error),
         };
-        to.write_all(&buffer[..length]).await?;
+        match (received, &pipe) {
+            (Received::Buffered(0), _) => return to.shutdown().await,
+            (Received::Piped(length), Some(pipe)) => pipe.empty(to.as_ref(), length).await?,
+            (received, _) => to.write_all(&buffer[..received.length()]).await?,
+        }
+        let length = received.length();
         carried.fetch_add(length as u64, Ordering::Relaxed);
         burst += length;
-        if length == buffer.len() && length < LARGE {
-            buffer.resize(LARGE, 0);
+        if pipe.is_none() && length == buffer.len() && length < LARGE {
+            // It says much.
+            pipe = is_plain(from.as_ref()).then(Pipe::open).and_then(Result::ok);
+            if pipe.is_none() {
+                buffer.resize(LARGE, 0);
+            }
         }
     }
 }
