@@ -36,7 +36,7 @@ use crate::agents::Agents;
 use crate::machine::{Claim, sweep};
 
 /// What can be measured, in this order.
-pub const ROWS: [&str; 10] = [
+pub const ROWS: [&str; 13] = [
     "move",
     "single",
     "many",
@@ -47,6 +47,9 @@ pub const ROWS: [&str; 10] = [
     "rate",
     "memory",
     "relay",
+    "relay-loss",
+    "relay-prefer",
+    "relay-memory",
 ];
 
 #[derive(Clone, Debug)]
@@ -72,6 +75,9 @@ pub struct Outcome {
     pub rate: Vec<throughput::Comparison>,
     pub memory: Vec<footprint::Footprint>,
     pub relay: Vec<throughput::Comparison>,
+    pub relay_loss: Vec<relayed::lost::Stall>,
+    pub relay_prefer: Vec<relayed::switch::Switch>,
+    pub relay_memory: Vec<relayed::footprint::Footprint>,
 }
 
 /// What is being measured now, for whoever has to tidy up.
@@ -118,6 +124,9 @@ pub fn run(options: &Options) -> Result<Outcome, String> {
             "meeting" => meeting::measure(&bench).map(|rows| outcome.meeting = rows),
             "throughput" => throughput::measure(&bench).map(|rows| outcome.throughput = rows),
             "rate" => rate::measure(&bench).map(|rows| outcome.rate = rows),
+            "relay-loss" => relayed::lost::measure(&bench).map(|rows| outcome.relay_loss = rows),
+            "relay-prefer" => relayed::switch::measure(&bench).map(|rows| outcome.relay_prefer = rows),
+            "relay-memory" => relayed::footprint::measure(&bench).map(|rows| outcome.relay_memory = rows),
             _ => relayed::measure(&bench).map(|rows| outcome.relay = rows),
         };
         *lock(&held) = None;

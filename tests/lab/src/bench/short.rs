@@ -29,6 +29,8 @@ pub struct Rate {
     pub connections: u64,
     pub failures: u64,
     pub nanoseconds: u64,
+    /// What of it `connect` took.
+    pub connecting: u64,
 }
 
 /// Runs until standard input ends. Both ends take the first processor: what a connection costs is compared, and not how
@@ -67,11 +69,15 @@ pub fn run(description: &Description) -> Result<(), String> {
             connections: 0,
             failures: 0,
             nanoseconds: 0,
+            connecting: 0,
         };
         while clock::now() < until {
             next = (next + 1) % PORTS;
             match ask(port(next), description.mptcp) {
-                Ok(()) => rate.connections += 1,
+                Ok(connecting) => {
+                    rate.connections += 1;
+                    rate.connecting += connecting;
+                }
                 Err(_) => rate.failures += 1,
             }
         }
@@ -90,10 +96,14 @@ fn answer(mut stream: &TcpStream) -> io::Result<()> {
     stream.read(&mut word).map(drop)
 }
 
-fn ask(to: SocketAddr, mptcp: bool) -> io::Result<()> {
+/// The nanoseconds until it was connected.
+fn ask(to: SocketAddr, mptcp: bool) -> io::Result<u64> {
+    let begun = clock::now();
     let mut stream = sockets::connect(to, mptcp)?;
+    let connecting = clock::now() - begun;
     stream.set_nodelay(true)?;
     let mut word = [0x61; WORD];
     stream.write_all(&word)?;
-    stream.read_exact(&mut word)
+    stream.read_exact(&mut word)?;
+    Ok(connecting)
 }

@@ -6,6 +6,7 @@ use super::footprint::Footprint;
 use super::meeting::Meeting;
 use super::moves::Cell;
 use super::notice::Silence;
+use super::relayed;
 use super::throughput::Comparison;
 
 /// What a number of measured values looks like; its unit is that of the values.
@@ -181,6 +182,64 @@ pub fn silences(title: &str, rows: &[Silence]) {
             millis(row.asks.max),
             millis(row.receives.p50),
             millis(row.receives.max),
+        ]);
+    }
+    finish(table, 1);
+}
+
+pub fn relay_footprints(title: &str, rows: &[relayed::footprint::Footprint]) {
+    let mut table = begin(title, &["connections", "relay MiB", "KiB each", "slabs KiB each"]);
+    for row in rows {
+        table.add_row([
+            row.connections.to_string(),
+            format!("{:.1}", row.resident as f64 / f64::from(1 << 20)),
+            format!("{:.2}", row.resident_each / 1024.0),
+            format!("{:.2}", row.slabs_each / 1024.0),
+        ]);
+    }
+    finish(table, 0);
+}
+
+pub fn switches(title: &str, rows: &[relayed::switch::Switch]) {
+    let columns = [
+        "conditions",
+        "samples",
+        "command: p50",
+        "max",
+        "first on the new: p50",
+        "max",
+        "last on the old: p50",
+        "max",
+    ];
+    let mut table = begin(title, &columns);
+    for row in rows {
+        let mut cells = vec![row.conditions.clone(), row.command.samples.to_string()];
+        for times in [&row.command, &row.first, &row.last] {
+            cells.extend([millis(times.p50), millis(times.max)]);
+        }
+        table.add_row(cells);
+    }
+    finish(table, 1);
+}
+
+pub fn stalls(title: &str, rows: &[relayed::lost::Stall]) {
+    let columns = [
+        "what happens",
+        "stories",
+        "no agent: p50",
+        "max",
+        "reported: p50",
+        "max",
+    ];
+    let mut table = begin(title, &columns);
+    for row in rows {
+        table.add_row([
+            row.kind.to_owned(),
+            row.with.samples.to_string(),
+            millis(row.without.p50),
+            millis(row.without.max),
+            millis(row.with.p50),
+            millis(row.with.max),
         ]);
     }
     finish(table, 1);
