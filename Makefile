@@ -68,10 +68,10 @@ guesses: setup
 	GUESSES=$(GUESSES) cargo test -p mobility-server --test hostile guesses
 
 bench: root setup
-	cargo build --release -p host-agent -p mobility-server -p mptcp-relay -p lab
+	cargo build --release -p host-agent -p mobility-server -p mptcp-relay -p symmetric-proxy -p lab
 	$(TARGET)/release/lab bench
 	cargo bench -p mobility-server --bench server
-	cargo bench -p symmetric-proxy --bench proxy -- silence syns msyns
+	cargo bench -p symmetric-proxy --bench proxy
 
 fuzz: setup
 	@cargo fuzz --version >/dev/null 2>&1 || { echo 'make: cargo install cargo-fuzz, and rustup toolchain install nightly' >&2; exit 1; }

@@ -151,19 +151,28 @@ impl Leases {
         }
     }
 
-    /// It answers for a lease; one that was not asked of it counts for nothing.
+    /// It answers for a lease; one that was not asked of it counts for nothing. One that nobody waits for any more, because
+    /// the answer has taken too long, is given back: its ends were never told.
     pub fn answered(&self, id: u64, answer: pb::LeaseAnswer) {
-        let lease = LeaseId::try_from(answer.lease_id.as_slice());
-        let waiting = lease.ok().and_then(|lease| {
-            let mut books = self.lock();
-            let lease = books.leases.get_mut(&lease).filter(|lease| lease.relay == id)?;
-            lease.answer.take()
-        });
+        let Ok(lease) = LeaseId::try_from(answer.lease_id.as_slice()) else {
+            return self.counters.refuse("lease_unasked");
+        };
+        let mut books = self.lock();
+        let known = books.leases.get_mut(&lease);
+        let late = known.is_none() && answer.refusal.is_empty();
+        let waiting = known
+            .filter(|lease| lease.relay == id)
+            .and_then(|lease| lease.answer.take());
         match waiting {
             Some(waiting) => {
                 let _ = waiting.send(answer);
             }
             None => self.counters.refuse("lease_unasked"),
+        }
+        if let Some(serving) = books.serving.get(&id).filter(|_| late)
+            && serving.out.try_send(Ok(release(&lease))).is_ok()
+        {
+            self.counters.count("leases_released");
         }
     }
 
@@ -232,14 +241,8 @@ impl Leases {
     fn release(&self, which: impl Fn(&Lease) -> bool) {
         let books = self.lock();
         for (id, lease) in books.leases.iter().filter(|(_, lease)| which(lease)) {
-            let release = pb::LeaseRelease {
-                lease_id: id.to_vec(),
-            };
-            let order = pb::RelayOrder {
-                body: Some(Hears::Release(release)),
-            };
             if let Some(serving) = books.serving.get(&lease.relay)
-                && serving.out.try_send(Ok(order)).is_ok()
+                && serving.out.try_send(Ok(release(id))).is_ok()
             {
                 self.counters.count("leases_released");
             }
@@ -443,5 +446,15 @@ impl Leases {
             (its_own && endpoint.port != 0).then_some(endpoint)
         };
         Some([leg(answer.first.as_ref())?, leg(answer.second.as_ref())?])
+    }
+}
+
+/// Its port is not needed any more.
+fn release(lease: &LeaseId) -> pb::RelayOrder {
+    let release = pb::LeaseRelease {
+        lease_id: lease.to_vec(),
+    };
+    pb::RelayOrder {
+        body: Some(Hears::Release(release)),
     }
 }

@@ -231,3 +231,26 @@ async fn relays_hear_who_says_that_paths_are_lost_and_from_where() {
     );
     assert_eq!(lost.observed.expect("seen").address, [127, 0, 0, 1]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_for_which_nobody_waits_is_given_back() {
+    let server = Deployment::start(MEMORY).await;
+    let relay = server.member("r", "relay").await;
+    let (say, mut orders) = serve(&relay, vec![]).await;
+    let answer = |lease: u8, refusal: &str| pb::RelayMessage {
+        body: Some(Relays::Answer(pb::LeaseAnswer {
+            lease_id: vec![lease; 16],
+            first: Some(endpoint([203, 0, 113, 7], 20_000)),
+            second: Some(endpoint([203, 0, 113, 7], 20_000)),
+            refusal: refusal.to_owned(),
+        })),
+    };
+    // A refusal leaves nothing to give back.
+    say.send(answer(1, "no port is free")).await.expect("it listens");
+    say.send(answer(2, "")).await.expect("it listens");
+    let order = orders.message().await.expect("a stream").expect("an order");
+    let Some(Orders::Release(release)) = order.body else {
+        panic!("another order: {order:?}");
+    };
+    assert_eq!(release.lease_id, [2; 16]);
+}

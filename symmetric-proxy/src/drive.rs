@@ -222,8 +222,7 @@ impl Proxy {
         for (id, note) in &notes {
             self.leases.adopt(*id, note);
         }
-        let traffic = self.act.datapath.all_traffic().unwrap_or_default();
-        for (from, seen) in traffic {
+        for (from, seen) in self.act.datapath.all_traffic() {
             let leg = Leg::BOTH[seen.direction.leg & 1];
             match self.leases.get_mut(&seen.direction.lease) {
                 // An end that was on the move knocks again.

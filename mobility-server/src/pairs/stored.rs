@@ -269,6 +269,7 @@ fn decision_message(decision: &Decision) -> stored::Decision {
             .flatten()
             .map(|address| convert::address_bytes(*address))
             .collect(),
+        asked: decision.asked.clone(),
     }
 }
 
@@ -292,6 +293,7 @@ fn decision_value(message: stored::Decision) -> Option<Decision> {
             [first, second] => Some([address(first)?, address(second)?]),
             _ => return None,
         },
+        asked: message.asked,
     })
 }
 

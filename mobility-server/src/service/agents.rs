@@ -306,6 +306,10 @@ impl Talk<'_> {
         }
         self.stream.said().pairs.insert(key.clone());
         self.touched.insert(key.clone());
+        tracing::info!(
+            pair = %key.pair, agent = %self.stream.agent, counter = report.move_counter,
+            connections = report.connections.len(), relayed = ?report.relayed, "report"
+        );
         let event = ServerEvent::ReportHeard {
             agent: self.stream.agent.clone(),
             report,

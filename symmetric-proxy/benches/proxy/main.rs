@@ -4,6 +4,7 @@
 //! The ends of the streams are ordinary sockets of the kernel (`repair`), without agents: what translation costs a host is
 //! `lab bench`'s to say.
 
+mod crowd;
 #[path = "../../tests/daemon/desk.rs"]
 mod desk;
 mod handshakes;
@@ -11,6 +12,7 @@ mod handshakes;
 mod place;
 mod repair;
 mod road;
+mod turn;
 #[path = "../../tests/daemon/world.rs"]
 mod world;
 
@@ -25,7 +27,7 @@ use road::{Between, Road};
 
 /// Set in the process that has a place of its own, with what it is to do there.
 const PART: &str = "PROXY_BENCH_PART";
-const PARTS: [&str; 4] = ["streams", "silence", "syns", "msyns"];
+const PARTS: [&str; 5] = ["streams", "silence", "syns", "msyns", "crowd"];
 
 fn main() -> ExitCode {
     let quick = std::env::args().any(|word| word == "quick");
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
             "streams" => streams(quick),
             "silence" => knocks(quick, Flood::Nothing),
             "syns" => knocks(quick, Flood::Syns),
+            "crowd" => crowd(quick),
             _ => knocks(quick, Flood::Msyns),
         }
         return ExitCode::SUCCESS;
@@ -112,6 +115,7 @@ fn streams(quick: bool) {
         Between::Nat,
         Between::Haproxy,
         Between::Socat,
+        Between::Coturn,
     ];
     let directory = tempfile::tempdir().expect("a directory");
     let (there, missing): (Vec<_>, Vec<_>) = all
@@ -170,6 +174,32 @@ fn quantile(values: &[f64], which: f64) -> f64 {
     sorted.sort_by(f64::total_cmp);
     let at = ((sorted.len() - 1) as f64 * which).round() as usize;
     sorted[at]
+}
+
+fn crowd(quick: bool) {
+    let connections = if quick { 20_000 } else { 500_000 };
+    let found = crowd::measure(connections);
+    let per_second = |seconds: f64| connections as f64 / seconds;
+    let bytes = |[before, after]: [u64; 2]| after.saturating_sub(before) as f64 / connections as f64;
+    let mega = |[_, after]: [u64; 2]| after as f64 / 1e6;
+    println!("\n{connections} connections relayed at once by one daemon");
+    println!(
+        "{:.0} leases a second, then {:.0} handshakes a second, {} MSYNs repeated",
+        per_second(found.leased),
+        per_second(found.relayed),
+        found.repeated
+    );
+    println!(
+        "daemon {:.0} MB, {:.0} bytes a connection; maps {:.0} MB, {:.0} bytes a connection",
+        mega(found.daemon),
+        bytes(found.daemon),
+        mega(found.maps),
+        bytes(found.maps)
+    );
+    println!(
+        "killed, the next daemon knows all of them after {:.1} s",
+        found.adopted
+    );
 }
 
 fn knocks(quick: bool, flood: Flood) {

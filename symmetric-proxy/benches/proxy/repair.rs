@@ -37,8 +37,9 @@ fn set<T>(socket: &Socket, option: libc::c_int, value: &[T]) -> io::Result<()> {
     }
 }
 
-/// One end whose next byte has the number `sent`, and that expects `received`.
-pub fn established(local: SocketAddr, remote: SocketAddr, sent: u32, received: u32) -> io::Result<TcpStream> {
+/// One end whose next byte has the number `sent`, and that expects `received`. It says nothing until [`open`]: the other
+/// end's kernel would answer by a reset as long as it has no such connection.
+pub fn prepared(local: SocketAddr, remote: SocketAddr, sent: u32, received: u32) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(local), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_congestion(b"cubic")?;
@@ -59,7 +60,11 @@ pub fn established(local: SocketAddr, remote: SocketAddr, sent: u32, received: u
             [TIMESTAMPS, 0],
         ],
     )?;
-    // The end of repair asks the other end for its window.
+    Ok(socket)
+}
+
+/// The end of repair asks the other end for its window.
+pub fn open(socket: Socket) -> io::Result<TcpStream> {
     set(&socket, REPAIR, &[0u32])?;
     socket.set_tcp_nodelay(true)?;
     Ok(socket.into())

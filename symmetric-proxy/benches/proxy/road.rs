@@ -15,7 +15,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 use socket2::SockRef;
 use wire::tuple::{Endpoint, Tuple};
 
-use crate::repair::established;
+use crate::repair::{open, prepared};
+use crate::turn;
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 const MIDDLE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
@@ -35,6 +36,8 @@ pub enum Between {
     Nat,
     Haproxy,
     Socat,
+    /// By TURN over TCP (RFC 6062).
+    Coturn,
 }
 
 impl Between {
@@ -46,6 +49,7 @@ impl Between {
             Self::Nat => "nft NAT".into(),
             Self::Haproxy => "haproxy, splice".into(),
             Self::Socat => "socat, 256 KiB".into(),
+            Self::Coturn => "coturn, RFC 6062".into(),
         }
     }
 
@@ -55,6 +59,7 @@ impl Between {
             Self::Nat => Some("nft"),
             Self::Haproxy => Some("haproxy"),
             Self::Socat => Some("socat"),
+            Self::Coturn => Some("turnserver"),
             _ => None,
         }
     }
@@ -111,6 +116,8 @@ pub struct Road {
     places: [Place; 3],
     connections: Vec<(TcpStream, TcpStream)>,
     program: Option<Child>,
+    /// What has to stay open beside them.
+    _controls: Vec<TcpStream>,
     _relay: Option<RelayDatapath>,
 }
 
@@ -128,6 +135,11 @@ impl Road {
                 ));
                 run(&format!("ip addr add {near}/24 dev {device}"));
                 run(&format!("ip link set {device} up"));
+                // Sockets of programs in the middle take their congestion control from the route.
+                let net = Ipv4Addr::from(u32::from(near) & !0xff);
+                run(&format!(
+                    "ip route change {net}/24 dev {device} proto kernel scope link src {near} congctl cubic"
+                ));
                 place.inside(|| {
                     run(&format!("ip addr add {far}/24 dev {device}"));
                     run(&format!("ip link set {device} up"));
@@ -156,7 +168,7 @@ impl Road {
                 std::fs::write(
                     &file,
                     format!(
-                        "defaults\n mode tcp\n option splice-auto\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n\
+                        "defaults\n mode tcp\n option splice-auto\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
                          listen p\n bind {MIDDLE}:{PORT}\n server s {SERVER}:{PORT}\n"
                     ),
                 )?;
@@ -171,6 +183,15 @@ impl Road {
                 command.arg(format!("TCP:{SERVER}:{PORT},nodelay"));
                 Some(start(middle, command)?)
             }
+            Between::Coturn => {
+                let mut command = Command::new("turnserver");
+                command.args(["-n", "--no-auth", "--no-tls", "--no-dtls", "--no-cli"]);
+                command.args(["-L", &MIDDLE.to_string(), "-E", &FAR.to_string()]);
+                for (option, name) in [("--pidfile", "pid"), ("--userdb", "db"), ("--log-file", "log")] {
+                    command.arg(option).arg(directory.join(format!("turn-{name}")));
+                }
+                Some(start(middle, command)?)
+            }
             _ => None,
         };
         let mut road = Road {
@@ -178,6 +199,7 @@ impl Road {
             places,
             connections: Vec::new(),
             program,
+            _controls: Vec::new(),
             _relay: relay,
         };
         road.connect(connections)?;
@@ -189,9 +211,9 @@ impl Road {
         if let Between::Relay(_) = self.between {
             for number in 0..connections {
                 let at = |address: Ipv4Addr, port: u16| SocketAddr::new(IpAddr::V4(address), port + number);
-                let far = server.inside(|| established(at(SERVER, PORT), at(FAR, RELAYED), 5000, 1000))?;
-                let near =
-                    client.inside(|| established(at(CLIENT, PORT), at(MIDDLE, RELAYED), 1000, 5000))?;
+                let far = server.inside(|| prepared(at(SERVER, PORT), at(FAR, RELAYED), 5000, 1000))?;
+                let near = client.inside(|| prepared(at(CLIENT, PORT), at(MIDDLE, RELAYED), 1000, 5000))?;
+                let (far, near) = (open(far)?, open(near)?);
                 self.connections.push((near, far));
             }
             return Ok(());
@@ -203,9 +225,18 @@ impl Road {
             _ => MIDDLE,
         };
         for _ in 0..connections {
-            let near = crate::place::until("a connection", || {
-                client.inside(|| TcpStream::connect((to, PORT))).ok()
+            let through_turn = self.between == Between::Coturn;
+            let (near, control) = crate::place::until("a connection", || {
+                client.inside(|| match through_turn {
+                    true => {
+                        let peer = std::net::SocketAddrV4::new(SERVER, PORT);
+                        let (near, control) = turn::connect(turn::at(MIDDLE), peer).ok()?;
+                        Some((near, Some(control)))
+                    }
+                    false => Some((TcpStream::connect((to, PORT)).ok()?, None)),
+                })
             });
+            self._controls.extend(control);
             let (far, _) = listener.accept()?;
             for stream in [&near, &far] {
                 stream.set_nodelay(true)?;
@@ -232,12 +263,14 @@ impl Road {
     /// Gbit/s from the client to the server, over so many connections.
     pub fn throughput(&self, connections: usize, time: Duration) -> f64 {
         let (stop, received) = (&AtomicBool::new(false), &AtomicU64::new(0));
+        let between = self.between;
         std::thread::scope(|scope| {
             for (near, far) in &self.connections[..connections] {
                 scope.spawn(move || {
                     let portion = vec![0x5a; PORTION];
                     while !stop.load(Ordering::Relaxed) {
-                        (&*near).write_all(&portion).expect("the connection lives");
+                        let written = (&*near).write_all(&portion);
+                        written.unwrap_or_else(|error| panic!("{between:?}: {error}"));
                     }
                 });
                 far.set_read_timeout(Some(Duration::from_millis(200)))
@@ -246,7 +279,7 @@ impl Road {
                     let mut portion = vec![0; PORTION];
                     loop {
                         match (&*far).read(&mut portion) {
-                            Ok(0) => panic!("the connection has ended"),
+                            Ok(0) => panic!("{between:?}: the connection has ended"),
                             Ok(length) => received.fetch_add(length as u64, Ordering::Relaxed),
                             // Nothing for a while: all is here, if no more is sent.
                             Err(_) if stop.load(Ordering::Relaxed) => return,

@@ -272,16 +272,80 @@ impl Desk {
 
     /// One of many leases: its two ends, and the keys of its legs.
     pub fn lease_number(&mut self, number: u32) -> ([wire::tuple::Endpoint; 2], [LegKey; 2]) {
-        let mut lease = [0xee; 16];
-        lease[..4].copy_from_slice(&number.to_be_bytes());
-        let keys = AGENTS.map(|agent| self.authority.leg_key(&lease, agent));
-        let mut ticket = self.ticket(0);
-        ticket.lease = lease;
-        for (leg, key) in ticket.legs.iter_mut().zip(&keys) {
-            leg.key = key.clone();
+        let signed = self.sign(&self.ticket_of_number(number));
+        let keys = self.keys_of_number(number);
+        (self.granted(numbered(number), &signed), keys)
+    }
+
+    /// Many of them without waiting for each: their ends, in order.
+    pub fn lease_many(&mut self, numbers: std::ops::Range<u32>) -> Vec<[wire::tuple::Endpoint; 2]> {
+        for number in numbers.clone() {
+            let mut ticket = self.ticket_of_number(number);
+            // Each of a pair of its own.
+            ticket.pair[12..].copy_from_slice(&number.wrapping_mul(0x9e37_79b1).to_be_bytes());
+            let signed = self.sign(&ticket);
+            self.order(Hears::Lease(said::LeaseRequest {
+                lease_id: ticket.lease.to_vec(),
+                ticket: signed.ticket,
+                signature: signed.signature,
+            }));
         }
-        let signed = self.sign(&ticket);
-        (self.granted(lease, &signed), keys)
+        let mut answers = std::collections::HashMap::new();
+        until("all answers", || {
+            for word in self.words.try_iter() {
+                if let Says::Answer(answer) = word {
+                    answers.insert(answer.lease_id.clone(), answer);
+                }
+            }
+            (answers.len() == numbers.len()).then_some(())
+        });
+        let answers = numbers.filter_map(|number| answers.remove(&numbered(number)[..]));
+        answers.map(endpoints).collect()
+    }
+
+    /// The keys of such a lease's legs.
+    pub fn keys_of_number(&self, number: u32) -> [LegKey; 2] {
+        AGENTS.map(|agent| self.authority.leg_key(&numbered(number), agent))
+    }
+
+    fn ticket_of_number(&self, number: u32) -> Ticket {
+        let mut ticket = self.ticket(0);
+        ticket.lease = numbered(number);
+        for (leg, key) in ticket.legs.iter_mut().zip(self.keys_of_number(number)) {
+            leg.key = key;
+        }
+        ticket
+    }
+
+    /// Bytes of the daemon's memory.
+    pub fn resident(&self) -> u64 {
+        let pages = std::fs::read_to_string(format!("{}/statm", self.proc()));
+        let pages = pages.expect("it runs");
+        let resident = pages
+            .split(' ')
+            .nth(1)
+            .and_then(|pages| pages.parse::<u64>().ok());
+        resident.expect("a number of pages") * 4096
+    }
+
+    /// Bytes of its BPF maps.
+    pub fn maps(&self) -> u64 {
+        let open = std::fs::read_dir(format!("{}/fdinfo", self.proc())).expect("it runs");
+        let texts = open.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok());
+        let lines = |text: &str, name: &str| -> Option<u64> {
+            let mut lines = text.lines().filter_map(|line| line.strip_prefix(name));
+            lines.next()?.trim().parse().ok()
+        };
+        let of_maps = texts.filter(|text| text.contains("map_type:"));
+        // A map may be open more than once.
+        let sizes: std::collections::BTreeMap<u64, u64> = of_maps
+            .filter_map(|text| Some((lines(&text, "map_id:")?, lines(&text, "memlock:")?)))
+            .collect();
+        sizes.values().sum()
+    }
+
+    fn proc(&self) -> String {
+        format!("/proc/{}", self.proxy.as_ref().expect("it runs").id())
     }
 
     /// A lease that the proxy grants: its two ends.
@@ -291,18 +355,28 @@ impl Desk {
     }
 
     fn granted(&mut self, lease: [u8; 16], signed: &SignedTicket) -> [wire::tuple::Endpoint; 2] {
-        let answer = self.present_as(lease, signed);
-        assert_eq!(answer.refusal, "");
-        let endpoint = |end: Option<said::Endpoint>| {
-            let end = end.expect("an endpoint");
-            let address = match <[u8; 4]>::try_from(end.address.as_slice()) {
-                Ok(v4) => v4.into(),
-                Err(_) => <[u8; 16]>::try_from(end.address).expect("an address").into(),
-            };
-            wire::tuple::Endpoint::new(address, end.port as u16)
-        };
-        [endpoint(answer.first), endpoint(answer.second)]
+        endpoints(self.present_as(lease, signed))
     }
+}
+
+/// The name of one of many leases.
+fn numbered(number: u32) -> [u8; 16] {
+    let mut lease = [0xee; 16];
+    lease[..4].copy_from_slice(&number.to_be_bytes());
+    lease
+}
+
+/// Where both ends knock, of an answer that is no refusal.
+fn endpoints(answer: said::LeaseAnswer) -> [wire::tuple::Endpoint; 2] {
+    assert_eq!(answer.refusal, "");
+    [answer.first, answer.second].map(|end| {
+        let end = end.expect("an endpoint");
+        let address = match <[u8; 4]>::try_from(end.address.as_slice()) {
+            Ok(v4) => v4.into(),
+            Err(_) => <[u8; 16]>::try_from(end.address).expect("an address").into(),
+        };
+        wire::tuple::Endpoint::new(address, end.port as u16)
+    })
 }
 
 /// Where the two agents are, if nothing else is said.

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::attach::{Link, RELAY, attach_ingress};
 use crate::interface::DatapathError;
-use crate::kernel::maps::{find, refused, remove, update};
+use crate::kernel::maps::{all, find, refused, remove, update};
 use crate::kernel::{OpenError, on_bpf_fs, quiet_libbpf};
 use crate::send::Sender;
 use crate::skeleton::{Plain, RelaySkel, RelaySkelBuilder, relay_types as raw};
@@ -274,25 +274,14 @@ impl RelayDatapath {
         Some(read_traffic(&value))
     }
 
-    /// What has passed in all of them.
-    ///
-    /// # Errors
-    /// The kernel cannot read them in batches.
-    pub fn all_traffic(&self) -> Result<Vec<(Tuple, Traffic)>, DatapathError> {
-        const BATCH: u32 = 4096;
-        let entries = self
-            .skeleton
-            .maps
-            .relays
-            .lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY)
-            .map_err(|error| refused("cannot read the map `relays`", error))?;
-        Ok(entries
-            .filter_map(|(key, value)| {
-                let key = raw::tuple::from_bytes(&key)?;
-                let value = raw::relay::from_bytes(&value)?;
-                Some((tuple_from_raw(&tuple_back(&key)), read_traffic(&value)))
-            })
-            .collect())
+    /// What has passed in all of them. One by one: reading in batches would end at the first batch that is not full, and
+    /// those of a hash map seldom are.
+    pub fn all_traffic(&self) -> Vec<(Tuple, Traffic)> {
+        let entries = all::<raw::tuple, raw::relay>(&self.skeleton.maps.relays);
+        let read = |(key, value): (raw::tuple, raw::relay)| {
+            (tuple_from_raw(&tuple_back(&key)), read_traffic(&value))
+        };
+        entries.map(read).collect()
     }
 
     /// Notes what a daemon that comes back has to know of a lease.

@@ -207,7 +207,7 @@ fn what_is_spliced_passes_and_is_counted_and_outlives_the_daemon() {
         drop(first);
         let second = relay(&host, None);
         assert!(second.adopted());
-        let all = second.all_traffic().expect("reads");
+        let all = second.all_traffic();
         let [(key, traffic)] = &all[..] else {
             panic!("{all:?}");
         };
@@ -216,5 +216,48 @@ fn what_is_spliced_passes_and_is_counted_and_outlives_the_daemon() {
         assert!(traffic.bytes >= 140 && traffic.last_ns > 0 && !traffic.reset);
         second.uninstall(&from);
         assert_eq!(second.run_ingress(&frame(&segment)).expect("runs"), DROPPED);
+    });
+}
+
+/// A door and both directions of each.
+#[test]
+fn half_a_million_connections_fit() {
+    isolated(|| {
+        let relay = relay(&Host::first(), None);
+        let ifindex = 1;
+        let [first, second] = keys();
+        let ends = |number: u32, leg: u32| {
+            let address = std::net::Ipv4Addr::from(0x0900_0000 + number);
+            Endpoint::new(address.into(), 4000 + leg as u16)
+        };
+        let at = |number: u32| {
+            let address = std::net::Ipv4Addr::from(0x0a4d_0001 + number / 50_000);
+            Endpoint::new(address.into(), (10_000 + number % 50_000) as u16)
+        };
+        for number in 0..500_000u32 {
+            let mut lease = [0; 16];
+            lease[..4].copy_from_slice(&number.to_be_bytes());
+            let legs = [Some((first.clone(), None)), Some((second.clone(), None))];
+            relay
+                .open_door(at(number), &Door { lease, legs })
+                .expect("a door");
+            let tuples = [0, 1].map(|leg| Tuple::new(at(number), ends(number, leg)));
+            for leg in 0..2 {
+                let direction = Direction {
+                    lease,
+                    leg,
+                    to: tuples[1 - leg],
+                    path: Path {
+                        ifindex,
+                        next_hop: None,
+                    },
+                    pending: false,
+                };
+                relay.install(&tuples[leg], &direction).expect("a direction");
+            }
+        }
+        assert_eq!(relay.all_traffic().len(), 1_000_000, "what the next daemon finds");
+        let last = Tuple::new(at(499_999), ends(499_999, 0));
+        assert_eq!(relay.traffic(&last).expect("it is there").packets, 0);
     });
 }

@@ -62,6 +62,9 @@ pub struct Standing {
     pub observed: Endpoint,
     /// The NAPT in front of it.
     pub mapping: Mapping,
+    /// Whether the peer can know its port: it has said it, or the peer's own report names a port at this very address.
+    /// One that is behind a proxy for the peer, or has moved and not said so, shows none.
+    pub port_known: bool,
     /// When its report came, in the order of all reports; 0: it is only present, and reported before everybody.
     pub arrival: u64,
 }
@@ -111,6 +114,7 @@ pub fn standing(end: &End, peer: Option<&Report>) -> Option<Standing> {
             },
             observed: held.observed,
             mapping: mapping(held.report.mapping, position, held.local, held.observed),
+            port_known: true,
             arrival: held.arrival,
         });
     }
@@ -127,6 +131,7 @@ pub fn standing(end: &End, peer: Option<&Report>) -> Option<Standing> {
         address: stream.observed.address,
         observed: stream.observed,
         mapping: mapping(Mapping::default(), position, stream.local, stream.observed),
+        port_known: peer.destination_before.to_canonical() == stream.observed.address.to_canonical(),
         arrival: 0,
     })
 }

@@ -105,5 +105,5 @@ fn may_be_reached(position: Position) -> bool {
 
 /// Whether the peer knows to which port it has to send so that it meets what this end sends.
 fn can_be_foreseen(standing: &Standing) -> bool {
-    standing.position != Position::Napt || standing.mapping.is_predictable()
+    standing.port_known && (standing.position != Position::Napt || standing.mapping.is_predictable())
 }

@@ -100,6 +100,8 @@ pub struct Decision {
     pub grants: Vec<ProxyGrant>,
     /// From where both ends are to come to the proxy that was asked; none: none was.
     pub asked_for: Option<[IpAddr; 2]>,
+    /// Labels of the connections for which it was asked, now or under a decision whose grants these are.
+    pub asked: Vec<u64>,
 }
 
 /// What is stored of a pair.

@@ -250,18 +250,20 @@ impl Turn<'_> {
         else {
             return;
         };
-        if !decision.grants.is_empty() {
-            return;
+        let known = decision.grants.len();
+        for grant in grants {
+            if !decision.grants.iter().any(|one| one.label == grant.label) {
+                decision.grants.push(grant);
+            }
         }
         match decision.what {
-            Try::Proxy if grants.is_empty() => self.escalate(),
-            Try::Proxy => {
-                decision.grants = grants;
+            Try::Proxy if decision.grants.is_empty() => self.escalate(),
+            Try::Proxy if decision.grants.len() > known => {
                 decision.made = self.now;
                 self.tell_both();
             }
             // Kept for the case that the direct try fails.
-            _ => decision.grants = grants,
+            _ => {}
         }
     }
 

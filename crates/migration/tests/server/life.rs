@@ -2,6 +2,7 @@
 
 mod ending;
 mod failing;
+mod leasing;
 
 use std::time::Duration;
 

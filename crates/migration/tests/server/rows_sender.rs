@@ -20,8 +20,21 @@ fn standing(position: Position, observed: &str, arrival: u64, behaviour: Mapping
             behaviour,
             outside: None,
         },
+        port_known: true,
         arrival,
     }
+}
+
+#[test]
+fn who_shows_no_port_is_not_met_at_one() {
+    let known = standing(Napt, "198.51.100.1", 1, PRESERVING);
+    let unknown = Standing {
+        port_known: false,
+        ..standing(Napt, "203.0.113.2", 0, PRESERVING)
+    };
+    let both = plan(&known, &known, Meanwhile::Nothing);
+    assert!(both.contains(&Simultaneous));
+    assert_eq!(plan(&known, &unknown, Meanwhile::Nothing), [Proxy]);
 }
 
 /// The tries when B has reported after A.

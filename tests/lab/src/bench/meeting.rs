@@ -4,6 +4,9 @@
 //! with other addresses. What is measured begins when the server has decided, which is at once when the second report
 //! has come, by the server's log; it ends when the next byte has reached the application, by its own note. Both
 //! read the machine's wall clock.
+//!
+//! The row `proxied` is the same behind two NAPTs whose ports nobody can foresee, through a symmetric proxy. It begins when
+//! the second report has reached the server: between that and the decision lies the proxy's answer.
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -29,33 +32,63 @@ pub struct Meeting {
     pub lost: usize,
 }
 
-/// Every link has its share of the way: two of them, there and back, are the round trip.
-fn story(round_trip_ms: u32) -> String {
-    let delay = match round_trip_ms {
-        0 => String::new(),
-        trip => format!("delay={}ms", f64::from(trip) / 4.0),
-    };
-    let mut text = format!(
-        "title Both hosts move at once\n\
-         host A B hub\nrouter core\n\
-         link a1 A=198.51.100.2/24 core=198.51.100.1/24 rate=100mbit {delay}\n\
-         link a2 A=192.0.2.2/25 core=192.0.2.1/25 rate=100mbit {delay} down\n\
-         link b1 B=203.0.113.2/24 core=203.0.113.1/24 rate=100mbit {delay}\n\
-         link b2 B=192.0.2.130/25 core=192.0.2.129/25 rate=100mbit {delay} down\n\
-         link lan hub=100.64.9.2/24 core=100.64.9.1/24 {delay}\n\
-         server M on hub store.backend=memory\nagent A B\n"
-    );
-    for number in 0..DOWNLOADS {
-        text += &format!("+0 A fetch B 5MiB as=d{number}\n");
+/// How the ends meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Direct,
+    Proxied,
+}
+
+impl Way {
+    /// Every link has its share of the way: two of them, there and back, are the round trip; through the proxy, which is
+    /// on a link of its own, there are four between the ends.
+    fn story(self, round_trip_ms: u32) -> String {
+        let delay = match round_trip_ms {
+            0 => String::new(),
+            trip => format!("delay={}ms", f64::from(trip) / 4.0),
+        };
+        let network = match self {
+            Way::Direct => format!(
+                "host A B hub\nrouter core\n\
+                 link a2 A=192.0.2.2/25 core=192.0.2.1/25 rate=100mbit {delay} down\n\
+                 link b2 B=192.0.2.130/25 core=192.0.2.129/25 rate=100mbit {delay} down\n"
+            ),
+            Way::Proxied => format!(
+                "host A B hub\nproxy P\nnapt n1 masquerade fully-random\nnapt n2 masquerade fully-random\nrouter core\n\
+                 link a2 A=192.168.1.2/24 n1=192.168.1.1/24 rate=100mbit {delay} down\n\
+                 link b2 B=192.168.2.2/24 n2=192.168.2.1/24 rate=100mbit {delay} down\n\
+                 link u1 n1=10.0.1.1/24 core=10.0.1.254/24\nlink u2 n2=10.0.2.1/24 core=10.0.2.254/24\n\
+                 link far P=100.64.8.2/24 core=100.64.8.1/24 {delay}\n"
+            ),
+        };
+        let mut text = format!(
+            "title Both hosts move at once\n{network}\
+             link a1 A=198.51.100.2/24 core=198.51.100.1/24 rate=100mbit {delay}\n\
+             link b1 B=203.0.113.2/24 core=203.0.113.1/24 rate=100mbit {delay}\n\
+             link lan hub=100.64.9.2/24 core=100.64.9.1/24 {delay}\n\
+             server M on hub store.backend=memory\nagent A B\n"
+        );
+        // The agents meet first: on a busy machine that may take longer than the downloads.
+        text += "+0 A idle B as=first\n";
+        for host in ["A", "B"] {
+            text += &format!("within 40 {host} agent connections count=1 state=Established\n");
+        }
+        for number in 0..DOWNLOADS {
+            text += &format!("+0 A fetch B 5MiB as=d{number}\n");
+        }
+        for host in ["A", "B"] {
+            let all = DOWNLOADS + 1;
+            text += &format!("within 20 {host} agent connections count={all} state=Established\n");
+        }
+        if self == Way::Proxied {
+            text += "within 20 P proxy status capacity=10000 count=1\n";
+        }
+        text += "after d0 >= 1MiB a1 down\n+0 b1 down\n+0.5 a2 up\n+0 b2 up\n";
+        for number in 0..DOWNLOADS {
+            text += &format!("within 60 d{number} done sha256=same\n");
+        }
+        text
     }
-    for host in ["A", "B"] {
-        text += &format!("within 20 {host} agent connections count={DOWNLOADS} state=Established\n");
-    }
-    text += "after d0 >= 1MiB a1 down\n+0 b1 down\n+0.5 a2 up\n+0 b2 up\n";
-    for number in 0..DOWNLOADS {
-        text += &format!("within 60 d{number} done sha256=same\n");
-    }
-    text
 }
 
 /// Measures and prints.
@@ -63,6 +96,28 @@ fn story(round_trip_ms: u32) -> String {
 /// # Errors
 /// The story cannot be run, or what it left behind is not what is read here.
 pub fn measure(bench: &Bench) -> Result<Vec<Meeting>, String> {
+    let rows = measure_way(bench, Way::Direct)?;
+    table::meetings(
+        "Both ends moved: from the second report at the server to the first new byte (ms)",
+        &rows,
+    );
+    Ok(rows)
+}
+
+/// The same through a symmetric proxy.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_proxied(bench: &Bench) -> Result<Vec<Meeting>, String> {
+    let rows = measure_way(bench, Way::Proxied)?;
+    table::meetings(
+        "Both ends behind NAPTs: from the second report at the server to the first relayed byte (ms)",
+        &rows,
+    );
+    Ok(rows)
+}
+
+fn measure_way(bench: &Bench, way: Way) -> Result<Vec<Meeting>, String> {
     let rounds = if bench.quick { 2 } else { 10 };
     let mut rows = Vec::new();
     for round_trip_ms in TRIPS {
@@ -71,23 +126,19 @@ pub fn measure(bench: &Bench) -> Result<Vec<Meeting>, String> {
             let directory = bench
                 .claim
                 .directory
-                .join(format!("meeting-{round_trip_ms}-{round}"));
-            run(bench, &story(round_trip_ms), &directory)?;
-            let found = read(&directory)?;
+                .join(format!("meeting-{way:?}-{round_trip_ms}-{round}"));
+            run(bench, &way.story(round_trip_ms), &directory)?;
+            let found = read(&directory, way)?;
             lost += DOWNLOADS - found.len();
             times.extend(found);
         }
-        bench.progress(&format!("both move, round trip {round_trip_ms} ms"));
+        bench.progress(&format!("both move, {way:?}, round trip {round_trip_ms} ms"));
         rows.push(Meeting {
             round_trip_ms,
             times: Distribution::of(times),
             lost,
         });
     }
-    table::meetings(
-        "Both ends moved: from the second report at the server to the first new byte (ms)",
-        &rows,
-    );
     Ok(rows)
 }
 
@@ -109,22 +160,26 @@ fn run(bench: &Bench, story: &str, directory: &Path) -> Result<(), String> {
     match output.status.success() {
         true => Ok(()),
         false => Err(format!(
-            "the story did not pass; is mobility-server beside this program?\n{}{}",
+            "the story did not pass; are mobility-server and symmetric-proxy beside this program?\n{}{}",
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         )),
     }
 }
 
-/// Of every download that went on: milliseconds from the decision to its next byte.
-fn read(directory: &Path) -> Result<Vec<f64>, String> {
+/// Of every download that went on: milliseconds from when it could to its next byte.
+fn read(directory: &Path, way: Way) -> Result<Vec<f64>, String> {
     let artifacts = directory.join("artifacts");
     let text = |path: &str| {
         let path = artifacts.join(path);
         std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
     };
     let log = text("programs/M.err")?;
-    let decided = decided(&log).ok_or("the server's log has no destination for both ends")?;
+    let decided = match way {
+        Way::Direct => said_of_both(&log, ": destination "),
+        Way::Proxied => said_of_both(&log, ": report "),
+    };
+    let decided = decided.ok_or("the server's log does not have both ends")?;
     let timeline: Value = serde_json::from_str(&text("timeline.json")?).map_err(|error| error.to_string())?;
     let times = (0..DOWNLOADS).filter_map(|number| {
         let stalls = timeline["programs"][format!("d{number}")]["stalls"].as_array()?;
@@ -136,13 +191,13 @@ fn read(directory: &Path) -> Result<Vec<f64>, String> {
     Ok(times.collect())
 }
 
-/// When the last of two ends was told the first decision, in microseconds since 1970.
-fn decided(log: &str) -> Option<u64> {
-    let mut told = BTreeSet::new();
-    for line in log.lines().filter(|line| line.contains(": destination ")) {
+/// When this was said of the last of two ends for the first time, in microseconds since 1970.
+fn said_of_both(log: &str, what: &str) -> Option<u64> {
+    let mut ends = BTreeSet::new();
+    for line in log.lines().filter(|line| line.contains(what)) {
         let agent = line.split(" agent=").nth(1)?.split(' ').next()?;
-        told.insert(agent.to_owned());
-        if told.len() == 2 {
+        ends.insert(agent.to_owned());
+        if ends.len() == 2 {
             return micros(line.split_whitespace().next()?);
         }
     }
@@ -183,9 +238,11 @@ mod tests {
             format!("{time}  INFO x::pairs: destination pair=1 agent={agent} decision=1\n")
         };
         let first = line("2026-11-24T11:04:17.507444Z", "a");
+        let decided = |log: &str| said_of_both(log, ": destination ");
         assert_eq!(decided(&first), None);
         let both = format!("{first}{first}{}", line("2026-11-24T11:04:17.507452Z", "b"));
         assert_eq!(decided(&both), Some(1_795_518_257_507_452));
+        assert_eq!(said_of_both(&both, ": report "), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! 2. [`pair`] starts one program at each end of the connections ([`traffic`], or [`short`] for connections that
 //!    come and go) and tells them what to do; they note when bytes reach them, by the machine's monotonic clock.
 //! 3. [`moves`] takes addresses away and gives others by [`netlink`], with an eye on the same clock;
-//!    [`meeting`] moves both ends in a story of its own;
+//!    [`meeting`] moves both ends in a story of its own, in the open or behind NAPTs with a proxy;
 //!    [`throughput`] and [`rate`] measure in turns, with and without agents, and [`relayed`] what can stand between a terminal and a server.
 //!    [`notice`] tells stories in which no address changes, and [`footprint`] looks at the agent's memory.
 //! 4. [`table`] prints what was found, and [`Outcome`] keeps it as JSON.
@@ -36,11 +36,12 @@ use crate::agents::Agents;
 use crate::machine::{Claim, sweep};
 
 /// What can be measured, in this order.
-pub const ROWS: [&str; 13] = [
+pub const ROWS: [&str; 14] = [
     "move",
     "single",
     "many",
     "meeting",
+    "proxied",
     "notice",
     "throughput",
     "unprotected",
@@ -70,6 +71,7 @@ pub struct Outcome {
     pub many: Vec<moves::Cell>,
     pub notice: Vec<notice::Silence>,
     pub meeting: Vec<meeting::Meeting>,
+    pub proxied: Vec<meeting::Meeting>,
     pub throughput: Vec<throughput::Comparison>,
     pub unprotected: Vec<throughput::Comparison>,
     pub rate: Vec<throughput::Comparison>,
@@ -122,6 +124,7 @@ pub fn run(options: &Options) -> Result<Outcome, String> {
             "unprotected" => throughput::measure_unprotected(&bench).map(|rows| outcome.unprotected = rows),
             "memory" => footprint::measure(&bench).map(|rows| outcome.memory = rows),
             "meeting" => meeting::measure(&bench).map(|rows| outcome.meeting = rows),
+            "proxied" => meeting::measure_proxied(&bench).map(|rows| outcome.proxied = rows),
             "throughput" => throughput::measure(&bench).map(|rows| outcome.throughput = rows),
             "rate" => rate::measure(&bench).map(|rows| outcome.rate = rows),
             "relay-loss" => relayed::lost::measure(&bench).map(|rows| outcome.relay_loss = rows),

@@ -25,7 +25,7 @@ const FRIENDLY: &str = "napt3";
 const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(100, 64, 8, 2));
 const NAPT_OF_B: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 3, 1));
 /// What has carried less was not the path.
-const A_PART: u64 = 500_000;
+const A_PART: u64 = 2_000_000;
 
 /// What is known when it is over.
 #[derive(Clone, Debug, Default)]

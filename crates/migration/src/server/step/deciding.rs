@@ -58,19 +58,31 @@ impl Turn<'_> {
         let pending = self.pending(from);
         self.record.decisions += u64::from(pending.is_none());
         let number = pending.unwrap_or(self.record.decisions);
-        // A proxy that was asked beside the direct try has answered by now, or it is asked again.
-        let ready = match what {
-            Try::Proxy => self.granted_for(&found),
-            _ => Vec::new(),
-        };
-        let asks = match what {
-            Try::Proxy => ready.is_empty(),
+        let relays = match what {
+            Try::Proxy => true,
             // So that it costs no wait when the direct try fails.
             Try::Simultaneous | Try::SameNapt => meanwhile == Meanwhile::Nothing,
             Try::Send(_) | Try::Open(_) | Try::Relay => false,
         };
-        let awaits = asks || (pending.is_some() && ready.is_empty());
-        let asks = asks && pending.is_none();
+        // What was granted before for these very ends serves, and only the rest is asked for.
+        let ready = match relays {
+            true => self.granted_for(&found, from),
+            false => Vec::new(),
+        };
+        let asked: Vec<u64> = match pending {
+            Some(_) => self
+                .record
+                .decision
+                .iter()
+                .flat_map(|one| one.asked.clone())
+                .collect(),
+            None => ready.iter().map(|grant| grant.label).collect(),
+        };
+        let mut missing = match relays {
+            true => self.labels(&found),
+            false => Vec::new(),
+        };
+        missing.retain(|label| !asked.contains(label));
         let tells = what != Try::Proxy || !ready.is_empty();
         if !tells {
             // Nothing can be told before the proxy has answered, and what was told before has failed.
@@ -83,16 +95,16 @@ impl Turn<'_> {
             counters: found.counters,
             labels: self.record.narrowed.clone(),
             grants: ready,
-            asked_for: Some(from).filter(|_| awaits),
+            asked_for: Some(from).filter(|_| relays || pending.is_some()),
+            asked: [asked, missing.clone()].concat(),
         });
         if tells {
             self.tell_both();
         }
-        if asks {
-            let labels = self.labels(&found);
+        if !missing.is_empty() {
             self.out.push(ServerAction::AskProxy {
                 decision: number,
-                labels,
+                labels: missing,
                 from,
             });
         }
@@ -107,20 +119,18 @@ impl Turn<'_> {
         (waits && for_these && self.record.narrowed.is_empty()).then_some(decision.number)
     }
 
-    /// What a proxy has granted beside the try that has failed, for the same reports and connections.
-    fn granted_for(&self, found: &Match) -> Vec<ProxyGrant> {
-        let kept = self.record.decision.as_ref().or(self.failed.as_ref());
-        let same = kept.filter(|kept| kept.counters == found.counters && kept.what != Try::Proxy);
-        let grants = same.map(|kept| kept.grants.clone()).unwrap_or_default();
+    /// What a proxy has granted already: beside the try that has failed, for the same reports; or for a decision in
+    /// force, for the same ends, of which one has said something new meanwhile. Leases of which nothing is known to be
+    /// wrong are not asked for twice.
+    fn granted_for(&self, found: &Match, from: [IpAddr; 2]) -> Vec<ProxyGrant> {
+        let in_force = self.record.decision.as_ref();
+        let in_force = in_force.filter(|decision| decision.asked_for == Some(from));
+        let failed = self.failed.as_ref();
+        let failed = failed.filter(|failed| failed.counters == found.counters && failed.what != Try::Proxy);
         let wanted = self.labels(found);
-        let granted: Vec<ProxyGrant> = grants
-            .into_iter()
-            .filter(|grant| wanted.contains(&grant.label))
-            .collect();
-        match granted.len() == wanted.len() {
-            true => granted,
-            false => Vec::new(),
-        }
+        let granted = in_force.or(failed).map(|decision| decision.grants.iter());
+        let granted = granted.into_iter().flatten().copied();
+        granted.filter(|grant| wanted.contains(&grant.label)).collect()
     }
 
     /// What is in force has failed.
