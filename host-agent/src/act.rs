@@ -1,5 +1,6 @@
 //! Actions: the only place where a connection's machine touches the data path.
 
+mod bridging;
 mod reporting;
 mod resets;
 mod sending;
@@ -116,6 +117,7 @@ impl<D: Datapath> Agent<D> {
                     req_no,
                     |tuple, standing, _| Segment::migrate_ack(tuple, Standing { seq, ..standing }, ack),
                 );
+                self.bridge(identity, Tuple::new(from, to), req_no, (seq, ack), false);
             }
             Action::Kick { req_no: _ } => self.kick(identity, now),
             Action::Confirmed { req_no } => {

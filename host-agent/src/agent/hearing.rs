@@ -15,6 +15,8 @@ impl<D: Datapath> Agent<D> {
             Seen::Segment(kind, heard) => self.segment_heard(kind, heard, now),
             Seen::Committed { heard, again: _ } => {
                 self.prove(&heard, true);
+                let numbers = (heard.ack, heard.seq);
+                self.bridge(heard.identity, heard.wire, heard.req_no, numbers, true);
                 self.advance(
                     heard.identity,
                     Event::Committed {

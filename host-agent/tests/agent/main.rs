@@ -17,4 +17,5 @@ mod resets;
 mod revoked;
 mod servers;
 mod talking;
+mod windows;
 mod world;
