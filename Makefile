@@ -63,6 +63,7 @@ vm-test: root build
 	@for kernel in linux-image-6.12-amd64 linux-image-amd64; do .ci/vm $$kernel \
 		$(foreach story,napt_to_napt kernel_tls ipv4_over_ipv6 vm/clock_jumps,'$(TARGET)/debug/lab run tests/scenarios/$(story).scn') \
 		|| exit 1; done
+	@.ci/vm linux-image-6.12-amd64 '$(TARGET)/debug/lab run tests/scenarios/vm/mptcp_sockets.scn'
 
 guesses: setup
 	GUESSES=$(GUESSES) cargo test -p mobility-server --test hostile guesses

@@ -1,4 +1,4 @@
-//! Compiles the BPF programs with clang and generates the skeletons and the types of `intf.h` and `relay_intf.h`.
+//! Compiles the BPF programs with clang and generates the skeletons and the types of their `…intf.h`.
 
 use std::env;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ fn main() {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
     // Where Debian keeps <asm/types.h>.
     let multiarch = format!("-I/usr/include/{arch}-linux-gnu");
-    for object in ["mobility", "relay"] {
+    for object in ["mobility", "relay", "sockets"] {
         let source = format!("src/bpf/{object}.bpf.c");
         SkeletonBuilder::new()
             .source(&source)

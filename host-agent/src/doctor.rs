@@ -21,7 +21,19 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         ),
         Err(error) => finding("certificate", Verdict::Bad, format!("{error:#}")),
     });
-    findings.push(datapath::sockets::examine());
+    let sockets = datapath::sockets::examine();
+    findings.push(match (sockets.verdict, config.mptcp.chooses()) {
+        // What the configuration asks for, and cannot have.
+        (Verdict::Less, true) => Finding {
+            verdict: Verdict::Bad,
+            detail: format!(
+                "{}, and empty `mptcp.cgroups` and `mptcp.executables`",
+                sockets.detail
+            ),
+            ..sockets
+        },
+        _ => sockets,
+    });
     if config.mptcp.endpoints {
         findings.push(match crate::multipath::endpoints::obstacle() {
             None => finding("MPTCP", Verdict::Good, "the kernel's own path manager"),

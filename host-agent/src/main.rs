@@ -9,7 +9,7 @@ use clap::{CommandFactory, Parser};
 use host_agent::cli::{Cli, Command, ConfigCommand};
 use host_agent::config::{Config, LogFormat};
 use host_agent::control::{self, Request};
-use host_agent::{cleanup, doctor, drive, status};
+use host_agent::{cleanup, doctor, drive, multipath, status};
 use serde::de::DeserializeOwned;
 
 fn main() -> ExitCode {
@@ -47,6 +47,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run => {
             start_log(&config)?;
+            let _chosen = multipath::chosen(&config);
             drive::run(config).await?;
         }
         Command::Init { ca, identity, name } => {

@@ -1,11 +1,13 @@
 //! This host's Multipath TCP connections: where the kernel speaks MPTCP, they use several networks without this agent,
-//! which helps in two ways.
+//! which helps in three ways.
 //!
 //! 1. A path of such a connection is lost with its address or its link, and the far end learns nothing of it: it goes on
 //!    sending there until its timers run out. [`Losses`] says which paths that are, and the agent tells its mobility
 //!    servers, which tell the relays ([`Multipath`] is what is wanted of them).
 //! 2. If `mptcp.endpoints` says so, every address that comes is made an endpoint of the kernel's own path manager, with
 //!    a routing table of its own, and is taken back when it goes ([`endpoints`]).
+//! 3. Programs that `mptcp.cgroups` or `mptcp.executables` choose get MPTCP sockets when they ask for TCP, where the kernel lets
+//!    a BPF program do that ([`chosen`]).
 //!
 //! The loop in `drive` knows of all this only what is wanted of servers; a task of its own does the rest.
 
@@ -16,6 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use datapath::sockets::Sockets;
 use mptcp_pm::{Event, Events, Subflow, Token};
 use proto::mobility::v1 as said;
 use tokio::sync::watch;
@@ -116,6 +119,24 @@ impl Losses {
                 .iter()
                 .map(|(number, (path, _))| (*number, *path))
                 .collect(),
+        }
+    }
+}
+
+/// Has the programs that the configuration chooses get MPTCP sockets, for as long as the value lives. Where the kernel refuses, the
+/// agent goes on without, and says so.
+pub fn chosen(config: &Config) -> Option<Sockets> {
+    if !config.mptcp.chooses() {
+        return None;
+    }
+    match Sockets::open(&config.mptcp.cgroups, &config.mptcp.executables) {
+        Ok(sockets) => {
+            tracing::info!("chosen programs get MPTCP sockets");
+            Some(sockets)
+        }
+        Err(error) => {
+            tracing::error!("chosen programs get TCP sockets: {error}");
+            None
         }
     }
 }

@@ -10,9 +10,16 @@ mod relay_generated {
     include!(concat!(env!("OUT_DIR"), "/relay.skel.rs"));
 }
 
+#[allow(unused_imports)]
+mod sockets_generated {
+    include!(concat!(env!("OUT_DIR"), "/sockets.skel.rs"));
+}
+
 pub use generated::*;
 pub use relay_generated::types as relay_types;
 pub use relay_generated::{RelaySkel, RelaySkelBuilder};
+pub use sockets_generated::types as sockets_types;
+pub use sockets_generated::{SocketsSkel, SocketsSkelBuilder};
 
 /// Plain data: any bit pattern is a value, and every byte may be read.
 ///
@@ -55,4 +62,5 @@ plain!(
     config, connection, session, leg, token_list, wire_state, arrival, source, heads, peer_key, prefix_key, event,
     request, tuple, path, frame
 );
+plain!(sockets_types: executable);
 plain!(relay_types: relay_config, door_key, door, relay, relay_event, lease_note, tuple, path);

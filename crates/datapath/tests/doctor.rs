@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use datapath::requirements::{self, Finding, Verdict};
+use datapath::sockets::Sockets;
 
 fn is_bad(finding: &Finding, what: &[&str]) {
     assert_eq!(finding.verdict, Verdict::Bad, "{finding:?}");
@@ -143,4 +144,36 @@ fn everything_is_looked_at() {
             .any(|f| f.subject == subject && f.verdict == Verdict::Bad)
     };
     assert!(bad("cgroup") && bad("pin directory"), "{findings:?}");
+}
+
+#[test]
+fn programs_that_cannot_be_chosen_are_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (missing, no_cgroup) = (directory.path().join("missing"), directory.path().to_owned());
+    let no_file = no_cgroup.clone();
+    for (cgroups, executables, named) in [
+        (vec![missing.clone()], vec![], &missing),
+        (vec![], vec![missing.clone()], &missing),
+        (vec![no_cgroup.clone()], vec![], &no_cgroup),
+        (vec![], vec![no_file.clone()], &no_file),
+    ] {
+        let said = match Sockets::open(&cgroups, &executables) {
+            Ok(_) => panic!("{named:?} was chosen"),
+            Err(error) => error.to_string(),
+        };
+        assert!(said.contains(named.to_str().expect("a name")), "{said}");
+    }
+}
+
+/// Where the kernel takes the program, this test says nothing; `tests/scenarios/vm` does.
+#[test]
+fn a_kernel_that_changes_no_sockets_is_named_with_the_way_out() {
+    let chosen = std::env::current_exe().expect("this test has a file");
+    if let Err(error) = Sockets::open(&[], &[chosen]) {
+        let said = error.to_string();
+        assert!(
+            said.contains("mptcpize run") && said.contains("Linux 6.6"),
+            "{said}"
+        );
+    }
 }

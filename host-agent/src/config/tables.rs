@@ -1,5 +1,6 @@
 //! The tables of the file: ways, timeouts, heartbeat.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -32,7 +33,7 @@ impl Default for Paths {
 }
 
 /// This host's own Multipath TCP connections.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Mptcp {
     /// Whether servers are told of lost paths, for relays.
@@ -47,6 +48,17 @@ pub struct Mptcp {
     pub accepted_addresses: u32,
     /// First of 16 routing tables, one for each address.
     pub table: u32,
+    /// Directories of cgroup2: programs in them and below get MPTCP sockets when they ask for TCP.
+    pub cgroups: Vec<PathBuf>,
+    /// Files: programs that run them do.
+    pub executables: Vec<PathBuf>,
+}
+
+impl Mptcp {
+    /// Whether any program's sockets are to be MPTCP.
+    pub fn chooses(&self) -> bool {
+        !self.cgroups.is_empty() || !self.executables.is_empty()
+    }
 }
 
 impl Default for Mptcp {
@@ -58,6 +70,8 @@ impl Default for Mptcp {
             subflows: 4,
             accepted_addresses: 4,
             table: 7810,
+            cgroups: Vec::new(),
+            executables: Vec::new(),
         }
     }
 }
