@@ -68,6 +68,8 @@ pub async fn carry(
 ) -> Ended {
     for socket in [&terminal, &server] {
         let _ = socket.set_nodelay(true);
+        // MPTCP has no urgent data: the byte stays where it is in the stream.
+        let _ = SockRef::from(socket).set_out_of_band_inline(true);
         if !keepalive.is_zero() {
             let asks = socket2::TcpKeepalive::new()
                 .with_time(keepalive.max(SHORTEST))
