@@ -119,12 +119,12 @@ impl Turn<'_> {
         (waits && for_these && self.record.narrowed.is_empty()).then_some(decision.number)
     }
 
-    /// What a proxy has granted already: beside the try that has failed, for the same reports; or for a decision in
-    /// force, for the same ends, of which one has said something new meanwhile. Leases of which nothing is known to be
-    /// wrong are not asked for twice.
+    /// What a proxy has granted beside a direct try, for the same ends. What both were told to use is not handed out again:
+    /// an end that works there already would move without need.
     fn granted_for(&self, found: &Match, from: [IpAddr; 2]) -> Vec<ProxyGrant> {
         let in_force = self.record.decision.as_ref();
-        let in_force = in_force.filter(|decision| decision.asked_for == Some(from));
+        let in_force =
+            in_force.filter(|decision| decision.asked_for == Some(from) && decision.what != Try::Proxy);
         let failed = self.failed.as_ref();
         let failed = failed.filter(|failed| failed.counters == found.counters && failed.what != Try::Proxy);
         let wanted = self.labels(found);
