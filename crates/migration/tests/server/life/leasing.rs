@@ -1,4 +1,4 @@
-//! What a proxy has granted serves as long as nothing is wrong with it: a lease is not asked for twice.
+//! Leases: for which connections a proxy is asked, and when it is asked again.
 
 use std::net::IpAddr;
 
