@@ -1,4 +1,5 @@
-//! `host-agent cleanup`: takes down everything an agent set up. Moved connections end with that.
+//! `host-agent cleanup`: takes down everything an agent set up. Moved connections end with that, as TCP ends what nobody
+//! answers; those of which the host has the address go on.
 
 use anyhow::{Context, bail};
 use datapath::parking::Parking;
@@ -22,6 +23,19 @@ pub async fn run(config: &Config) -> anyhow::Result<Vec<String>> {
     let mut removed = Vec::new();
     datapath::kernel::quiet_libbpf();
     let (handle, _messages) = watch::open().context("cannot open netlink")?;
+    if config.pin_dir.join("sessions").exists() {
+        match drive::let_go(config) {
+            Ok(0) => {}
+            Ok(count) => removed.push(format!(
+                "marks and timeouts on the sockets of {count} connections"
+            )),
+            // Those of another version, for instance: they can be given up all the same.
+            Err(error) => tracing::warn!(
+                error = format!("{error:#}"),
+                "sockets keep the agent's timeouts; restart programs that wait for a peer that is gone"
+            ),
+        }
+    }
     for message in watch::inventory(&handle).await.context("cannot list links")? {
         if let rtnetlink::packet_route::RouteNetlinkMessage::NewLink(link) = message
             && datapath::attach::detach(link.header.index)
@@ -38,10 +52,20 @@ pub async fn run(config: &Config) -> anyhow::Result<Vec<String>> {
         // Unpinning the link detaches the program from its cgroup.
         for entry in std::fs::read_dir(&config.pin_dir).context("cannot read the pin directory")? {
             let path = entry?.path();
+            // The kernel's own, in the root of every BPF file system.
+            if ["maps.debug", "progs.debug"]
+                .iter()
+                .any(|own| path.ends_with(own))
+            {
+                continue;
+            }
             std::fs::remove_file(&path).with_context(|| format!("cannot unpin {}", path.display()))?;
         }
-        std::fs::remove_dir(&config.pin_dir)
-            .with_context(|| format!("cannot remove {}", config.pin_dir.display()))?;
+        match std::fs::remove_dir(&config.pin_dir) {
+            // Something is mounted there.
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {}
+            outcome => outcome.with_context(|| format!("cannot remove {}", config.pin_dir.display()))?,
+        }
         removed.push(format!("maps and links pinned in {}", config.pin_dir.display()));
     }
     if ports::unreserve(ports::RESERVED.as_ref(), config.wire_ports).unwrap_or(false) {

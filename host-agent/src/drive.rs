@@ -320,6 +320,21 @@ fn open_datapath(config: &Config, parking: &Parking) -> anyhow::Result<KernelDat
     Ok(KernelDatapath::open(&options)?)
 }
 
+/// Gives the sockets that an agent had in hand their own marks and timeouts back, for good: without it they would wait for an
+/// agent as long as it had told them to. Says how many there were.
+pub fn let_go(config: &Config) -> anyhow::Result<usize> {
+    let (offer_all, offer) = config.offers()?;
+    // Nothing is parked any more, wherever the device is.
+    let options = datapath_options(config, 0, [0; 6], offer_all, offer);
+    Ok(KernelDatapath::open(&options)?.let_go())
+}
+
+/// Longer than any wait that the agent ends itself.
+fn raised_timeout(config: &Config) -> Duration {
+    const SPARE: Duration = Duration::from_secs(600);
+    Duration::from_secs_f64(config.timeouts.mig_wait.max(config.timeouts.sleep)) + SPARE
+}
+
 fn datapath_options(
     config: &Config,
     ifindex: u32,
@@ -338,6 +353,7 @@ fn datapath_options(
         offer_all,
         offer,
         heartbeat_limit: Duration::from_secs_f64(config.timeouts.heartbeat),
+        raised_timeout: raised_timeout(config),
         max_connections: config.max_connections,
         padding: 0,
     }

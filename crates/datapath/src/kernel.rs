@@ -32,7 +32,8 @@ use crate::interface::{Datapath, DatapathError};
 use crate::send::{Injector, Sender};
 use crate::skeleton::{MobilitySkel, MobilitySkelBuilder, Plain, types as raw};
 use crate::types::{
-    Arrival, Connection, Heads, Path, Session, Source, TcpState, WireState, tuple_from_raw, tuple_to_raw,
+    Arrival, Connection, Heads, Path, Session, SessionFlags, Source, TcpState, WireState, tuple_from_raw,
+    tuple_to_raw,
 };
 use crate::walker::{Walker, walk};
 
@@ -62,6 +63,9 @@ pub struct Options {
     pub offer: Vec<(IpAddr, u8, bool)>,
     /// How long after the agent's last sign of life resets are still held.
     pub heartbeat_limit: std::time::Duration,
+    /// `TCP_USER_TIMEOUT` of a socket whose peer or path is away, at most 24 days: longer than the agent waits, and what
+    /// a program waits whose agent is gone for good.
+    pub raised_timeout: std::time::Duration,
     /// How many connections the maps hold.
     pub max_connections: u32,
     /// Bytes by which the values of some maps are longer than this version needs, as those of a later layout are. For
@@ -200,7 +204,9 @@ impl KernelDatapath {
             layout: LAYOUT,
             layout_oldest: OLDEST_LAYOUT,
             forwards: u32::from(forwards()),
-            pad: 0,
+            raised_timeout_ms: u32::try_from(options.raised_timeout.as_millis())
+                .unwrap_or(u32::MAX)
+                .min(i32::MAX as u32),
         };
         write_offers(&skeleton, options)?;
 
@@ -300,6 +306,20 @@ impl KernelDatapath {
             names.push(name);
         }
         names
+    }
+
+    /// Gives every socket its own mark and timeout back, for an agent that will not return: what has a path goes on, what has
+    /// none ends as TCP ends it. Says how many connections an agent had in hand.
+    pub fn let_go(&mut self) -> usize {
+        let mut held = self.sessions();
+        held.retain(|(_, session)| session.flags.mark || session.flags.raise);
+        for (identity, session) in &mut held {
+            session.flags = SessionFlags::default();
+            // The entry exists: there is room for it.
+            let _ = self.put_session(identity, session);
+        }
+        self.reconcile();
+        held.len()
     }
 
     /// Readable when [`Datapath::events`] has something to say.

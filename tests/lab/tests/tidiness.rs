@@ -115,6 +115,62 @@ fn what_a_killed_runner_leaves_is_swept_and_what_others_hold_is_not() {
     assert_eq!(remains(&others), [] as [String; 0]);
 }
 
+/// A socket with data that nobody acknowledges and a long timeout outlives its program, and with it its namespace would.
+#[test]
+fn no_socket_outlives_its_run() {
+    let story = Story::new(
+        "host a b\nlink lan a=10.0.3.2/24 b=10.0.3.1/24 rate=20mbit\n\
+         +0 b serve user_timeout=3600s as=files\n+0 a fetch b 200MiB as=dl\nafter dl >= 1MiB lan down\n\
+         +600 dl kill\n",
+    );
+    let mut runner = story.start();
+    let pid = runner.id();
+    let mut run = String::new();
+    wait_for("the run", || {
+        run = runs_of(pid).pop().unwrap_or_default();
+        !run.is_empty() && remains(&run).iter().any(|remain| remain.ends_with("-b"))
+    });
+    let path = format!("/run/netns/{run}-b");
+    let mut opened = None;
+    wait_for("the namespace", || {
+        opened = std::fs::File::open(&path).ok();
+        opened.is_some()
+    });
+    let namespace = opened.unwrap();
+    let unacknowledged = || {
+        let read = |namespace: &std::fs::File| {
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
+            let table = ["tcp", "tcp6"]
+                .map(|table| std::fs::read_to_string(format!("/proc/thread-self/net/{table}")));
+            let table = table.map(Result::unwrap_or_default).concat();
+            let lines = table.lines();
+            let sending = lines.filter(|line| {
+                let queues = line.split_whitespace().nth(4).unwrap_or_default();
+                queues.contains(':') && !queues.starts_with("00000000:")
+            });
+            Some(sending.count())
+        };
+        std::thread::scope(|scope| scope.spawn(|| read(&namespace)).join().unwrap()).expect("it is open")
+    };
+    wait_for("data that nobody acknowledges", || {
+        unacknowledged() > 0 && !link_is_up(&namespace)
+    });
+    runner.signal(Signal::SIGTERM);
+    runner.0.wait().unwrap();
+    assert_eq!(remains(&run), [] as [String; 0], "left behind");
+    assert_eq!(unacknowledged(), 0, "a socket has outlived its run");
+}
+
+/// Whether the only link of a namespace is up.
+fn link_is_up(namespace: &std::fs::File) -> bool {
+    let read = || {
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
+        let route = std::fs::read_to_string("/proc/thread-self/net/route").ok()?;
+        Some(route.lines().count() > 1)
+    };
+    std::thread::scope(|scope| scope.spawn(read).join().unwrap()).expect("it is open")
+}
+
 #[test]
 fn the_next_run_sweeps_first() {
     let story = Story::new(&format!("{STORY}+600 rr kill\n"));

@@ -227,7 +227,8 @@ struct config {
 	u32 layout_oldest;
 	/* This host is a router for others, such as its containers: handshakes of theirs pass. */
 	u32 forwards;
-	u32 pad;
+	/* TCP_USER_TIMEOUT of a socket whose peer or path is away; 0: RAISED_TIMEOUT_MS. */
+	u32 raised_timeout_ms;
 };
 
 struct peer_key {

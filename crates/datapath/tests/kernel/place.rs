@@ -17,6 +17,8 @@ const INSIDE: &str = "DATAPATH_TEST_CGROUP";
 /// What the cgroups of these tests are called.
 const PREFIX: &str = "datapath-test-";
 
+/// What the data path makes of timeouts.
+pub const RAISED: Duration = Duration::from_secs(86_400);
 pub const MARK: u32 = 0x0040_0000;
 pub const AGENT_MARK: u32 = 0x0100_0000;
 pub const AGENT_PORT: u16 = 7801;
@@ -192,6 +194,7 @@ impl Host {
             offer_all: true,
             offer: Vec::<(IpAddr, u8, bool)>::new(),
             heartbeat_limit: Duration::from_secs(5),
+            raised_timeout: RAISED,
             max_connections: 131_072,
             padding: 0,
         }

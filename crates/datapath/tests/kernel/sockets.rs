@@ -14,12 +14,10 @@ use wire::tuple::Tuple;
 
 use crate::equality::{all_bytes, vectors};
 use crate::offering::{connect, listen, tuple_of};
-use crate::place::{Host, MARK, isolated, run, until};
+use crate::place::{Host, MARK, RAISED, isolated, run, until};
 use crate::stealing::ethernet;
 
 const AT: &str = "10.77.0.2:4430";
-/// A week, in milliseconds.
-const RAISED: u32 = 604_800_000;
 
 pub fn session(flags: SessionFlags) -> Session {
     Session {
@@ -133,8 +131,7 @@ fn marks_and_timeouts_are_set_and_the_applications_own_come_back() {
             datapath.put_session(&tuple, &session(wanted)).unwrap();
             datapath.reconcile();
             until("marked and raised", || {
-                mark(&client) == OWN_MARK | MARK
-                    && user_timeout(&client) == Some(Duration::from_millis(RAISED.into()))
+                mark(&client) == OWN_MARK | MARK && user_timeout(&client) == Some(RAISED)
             });
             // A second walk must not take the raised value for the application's.
             datapath.reconcile();
@@ -146,6 +143,18 @@ fn marks_and_timeouts_are_set_and_the_applications_own_come_back() {
                 mark(&client) == OWN_MARK && user_timeout(&client) == Some(Duration::from_secs(9))
             });
         }
+        // Nor is anything left by an agent that goes for good.
+        datapath.put_session(&tuple, &session(wanted)).unwrap();
+        datapath.reconcile();
+        until("marked and raised", || {
+            mark(&client) == OWN_MARK | MARK
+                && user_timeout(&client).is_some_and(|now| now > Duration::from_secs(9))
+        });
+        assert_eq!(datapath.let_go(), 1);
+        until("as the application had it", || {
+            mark(&client) == OWN_MARK && user_timeout(&client) == Some(Duration::from_secs(9))
+        });
+        assert_eq!(datapath.let_go(), 0);
         // Other sockets are not touched.
         datapath.remove_session(&tuple);
         datapath.reconcile();
@@ -190,7 +199,7 @@ fn the_first_timeout_makes_a_connection_suspect_and_the_next_ones_do_not_chatter
         });
         assert_eq!(told, [Event::Suspect { identity: tuple }]);
         assert_eq!(mark(&client), MARK);
-        assert_eq!(user_timeout(&client), Some(Duration::from_millis(RAISED.into())));
+        assert_eq!(user_timeout(&client), Some(RAISED));
         // The next timeouts say it again at most once in two seconds.
         let quiet = Instant::now() + Duration::from_millis(700);
         until("a second timeout", || {
