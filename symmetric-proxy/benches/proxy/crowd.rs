@@ -109,9 +109,9 @@ fn knock(world: &mut World, desk: &Desk, all: &[Relayed], which: std::ops::Range
     let mut waiting = std::collections::HashMap::new();
     for number in which {
         let keys = desk.keys_of_number(number as u32);
-        for leg in 0..2 {
+        for (leg, keys) in keys.iter().enumerate() {
             let (from, at) = (all[number].from[leg], all[number].at[leg]);
-            let segment = msyn(from, at, 2 + leg as u32, &keys[leg].to_proxy());
+            let segment = msyn(from, at, 2 + leg as u32, &keys.to_proxy());
             world.send(&segment);
             waiting.insert(from, segment);
         }
