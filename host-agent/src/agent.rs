@@ -125,6 +125,8 @@ pub struct Agent<D> {
     pub unpaired: HashSet<Tuple>,
     /// Connections that got their keys when their address had gone already.
     late: Vec<Tuple>,
+    /// Unknown tokens that were compared in vain in this second: since when, and how many.
+    compared: (Timestamp, u32),
     /// Addresses that are kept for connections.
     pub retired: BTreeSet<IpAddr>,
     /// Where IPv4 is reached over IPv6.
@@ -179,6 +181,7 @@ impl<D: Datapath> Agent<D> {
             sessions: HashMap::new(),
             unpaired: HashSet::new(),
             late: Vec::new(),
+            compared: (Timestamp(std::time::Duration::ZERO), 0),
             retired: BTreeSet::new(),
             nat64: Vec::new(),
             prefer: Prefer::default(),

@@ -76,8 +76,7 @@ impl<D: Datapath> Agent<D> {
             Seen::UnknownToken { wire, token } => {
                 // The connection may be so young that it has no keys yet.
                 self.take_opened();
-                self.recognise(token, wire.remote.address);
-                self.timeline.count("unknown_token");
+                self.unknown_token(token, wire.remote.address, now);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! New connections and the pairs whose keys they get.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use datapath::Datapath;
 use wire::keys::{ConnectionKeys, Role};
@@ -14,6 +15,8 @@ use super::*;
 pub(super) const MOST_CANDIDATES: usize = 4;
 /// Connections without keys that a token is compared with: who makes tokens up must not keep us busy.
 const MOST_COMPARED: usize = 512;
+/// Unknown tokens of a second that are compared and fit nothing: each may cost some milliseconds.
+const COMPARED_IN_VAIN: u32 = 10;
 
 impl<D: Datapath> Agent<D> {
     /// What became of a pair exchange.
@@ -186,12 +189,24 @@ impl<D: Datapath> Agent<D> {
         }
     }
 
+    /// A token that names no connection here. Whoever makes tokens up is not listened to for long; who is genuine says
+    /// his again.
+    pub(super) fn unknown_token(&mut self, token: Token, from: IpAddr, now: Timestamp) {
+        self.timeline.count("unknown_token");
+        if now.since(self.compared.0) >= Duration::from_secs(1) {
+            self.compared = (now, 0);
+        }
+        if self.compared.1 < COMPARED_IN_VAIN && !self.recognise(token, from) {
+            self.compared.1 += 1;
+        }
+    }
+
     /// A host may move before its first exchange with this one. Then its connections are known here by an address that
     /// no exchange names, and stay without keys, until it says the token of one from where it is now.
-    pub(super) fn recognise(&mut self, token: Token, from: IpAddr) {
+    fn recognise(&mut self, token: Token, from: IpAddr) -> bool {
         let pairs: Vec<&identity::Pair> = self.pairs.seen_at(from).take(MOST_CANDIDATES).collect();
         if pairs.is_empty() {
-            return;
+            return false;
         }
         let known = self.unpaired.iter().take(MOST_COMPARED).find_map(|identity| {
             let connection = self.datapath.connection(identity)?;
@@ -207,6 +222,7 @@ impl<D: Datapath> Agent<D> {
         self.timeline
             .note(identity, "recognised", format!("by its token, from {from}"));
         self.take_up(identity, role, isns, vec![set]);
+        true
     }
 
     /// How patient with connections of a pair. A NAPT before the peer may have forgotten them and answer for it with

@@ -94,7 +94,7 @@ impl<D: Datapath> Agent<D> {
 
     /// A token that names nothing may be that of a connection held here under the keys of other exchanges with whoever
     /// is at `from` now. The MAC of the next segment decides.
-    pub(super) fn recognise_keys(&mut self, token: Token, from: IpAddr) {
+    pub(super) fn recognise_keys(&mut self, token: Token, from: IpAddr) -> bool {
         let this = &*self;
         let there: HashSet<Uuid> = this
             .pairs
@@ -112,11 +112,12 @@ impl<D: Datapath> Agent<D> {
             .take(MOST_DERIVED)
             .find(|(_, set)| set.keys.token(ReqNo::UNMOVED) == token);
         let Some((identity, set)) = found else {
-            return;
+            return false;
         };
         let detail = format!("the keys of epoch {}, by their token, from {from}", set.epoch);
         self.timeline.note(identity, "recognised", detail);
         self.admit(identity, set);
+        true
     }
 
     /// The keys that a connection may have beside those noted with it: first those whose token an earlier agent has

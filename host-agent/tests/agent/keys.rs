@@ -100,6 +100,28 @@ fn a_host_that_moves_before_its_first_exchange_is_recognised_by_its_token() {
     }
 }
 
+#[test]
+fn made_up_tokens_delay_the_genuine_one_by_a_second_and_no_more() {
+    let mut world = World::new();
+    world.trusting = false;
+    let connection = world.connect();
+    world.lose(Side::A, "10.0.1.2");
+    world.trusting = true;
+    let (now, new) = (world.now, "192.168.7.9".parse().unwrap());
+    for number in 0..1000 {
+        let wire = Tuple::new(connection.remote, wire::tuple::Endpoint::new(new, 40_000));
+        let token = wire::Token(number);
+        let made_up = datapath::Event::UnknownToken { wire, token };
+        world.b.agent.datapath_event(made_up, now);
+    }
+    world.gain(Side::A, "192.168.7.9");
+    world.run(millis(10_000));
+    world.assert_resumed(connection, "192.168.7.9", "203.0.113.3");
+    world.assert_data_flows(connection);
+    let counts = world.b.agent.timeline.counts();
+    assert_eq!(counts.get("recognised"), Some(&1));
+}
+
 /// A connection between A and B for which A has two keys: another agent at B's address has spoken last.
 fn with_a_neighbour() -> (World, Tuple) {
     let mut world = World::new();

@@ -132,43 +132,50 @@ fn no_socket_outlives_its_run() {
     });
     let path = format!("/run/netns/{run}-b");
     let mut opened = None;
+    // The name is there before the namespace is.
     wait_for("the namespace", || {
-        opened = std::fs::File::open(&path).ok();
+        let there = std::fs::File::open(&path).ok();
+        opened = there.filter(|there| unacknowledged(there).is_some());
         opened.is_some()
     });
     let namespace = opened.unwrap();
-    let unacknowledged = || {
-        let read = |namespace: &std::fs::File| {
-            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
-            let table = ["tcp", "tcp6"]
-                .map(|table| std::fs::read_to_string(format!("/proc/thread-self/net/{table}")));
-            let table = table.map(Result::unwrap_or_default).concat();
-            let lines = table.lines();
-            let sending = lines.filter(|line| {
-                let queues = line.split_whitespace().nth(4).unwrap_or_default();
-                queues.contains(':') && !queues.starts_with("00000000:")
-            });
-            Some(sending.count())
-        };
-        std::thread::scope(|scope| scope.spawn(|| read(&namespace)).join().unwrap()).expect("it is open")
-    };
     wait_for("data that nobody acknowledges", || {
-        unacknowledged() > 0 && !link_is_up(&namespace)
+        unacknowledged(&namespace) > Some(0) && routes(&namespace) == Some(0)
     });
     runner.signal(Signal::SIGTERM);
     runner.0.wait().unwrap();
     assert_eq!(remains(&run), [] as [String; 0], "left behind");
-    assert_eq!(unacknowledged(), 0, "a socket has outlived its run");
+    assert_eq!(
+        unacknowledged(&namespace),
+        Some(0),
+        "a socket has outlived its run"
+    );
 }
 
-/// Whether the only link of a namespace is up.
-fn link_is_up(namespace: &std::fs::File) -> bool {
-    let read = || {
+/// Sockets with something sent that was not acknowledged; none: that is no namespace.
+fn unacknowledged(namespace: &std::fs::File) -> Option<usize> {
+    let tables = ["tcp", "tcp6"].map(|table| read(namespace, table));
+    let [four, six] = tables;
+    let table = four? + &six.unwrap_or_default();
+    let sending = table.lines().filter(|line| {
+        let queues = line.split_whitespace().nth(4).unwrap_or_default();
+        queues.contains(':') && !queues.starts_with("00000000:")
+    });
+    Some(sending.count())
+}
+
+/// IPv4's routes: none while its links are down.
+fn routes(namespace: &std::fs::File) -> Option<usize> {
+    Some(read(namespace, "route")?.lines().count().saturating_sub(1))
+}
+
+/// A file of `/proc/net` inside the namespace.
+fn read(namespace: &std::fs::File, name: &str) -> Option<String> {
+    let inside = || {
         nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
-        let route = std::fs::read_to_string("/proc/thread-self/net/route").ok()?;
-        Some(route.lines().count() > 1)
+        std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).ok()
     };
-    std::thread::scope(|scope| scope.spawn(read).join().unwrap()).expect("it is open")
+    std::thread::scope(|scope| scope.spawn(inside).join().ok().flatten())
 }
 
 #[test]
