@@ -2,8 +2,7 @@
 //!
 //! `cargo test -p scenarios --test stories -- napt move` tells those whose names contain one of the words;
 //! `--list` names them. Needs root, and `lab` and `host-agent` built before (`make test` does). `LAB_JOBS` says
-//! how many are told at the same time (one more than there are processors if it does not): with more they disturb each
-//! other's clocks.
+//! how many are told at the same time (2 if it does not): more than that, and they disturb each other's clocks.
 //! Stories that mostly wait are told one after the other beside those.
 //! A story that fails beside another one is told a second time, alone, when all the others are over. The first
 //! failure is printed whole in any case: a story that needs its second telling is a thing to look into.
@@ -50,7 +49,7 @@ fn main() -> ExitCode {
     let jobs = std::env::var("LAB_JOBS")
         .ok()
         .and_then(|jobs| jobs.parse().ok())
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, |processors| processors.get() + 1));
+        .unwrap_or(2_usize);
     let told = tell_all(&lab, &stories, jobs.max(1));
     let failed: Vec<&Told> = told.iter().filter(|told| !told.passed).collect();
     failed.iter().for_each(|told| show("failed", told));
