@@ -196,7 +196,9 @@ impl<D: Datapath> Agent<D> {
         if now.since(self.compared.0) >= Duration::from_secs(1) {
             self.compared = (now, 0);
         }
-        if self.compared.1 < COMPARED_IN_VAIN && !self.recognise(token, from) {
+        if self.compared.1 >= COMPARED_IN_VAIN {
+            self.timeline.count("unknown_token_not_compared");
+        } else if !self.recognise(token, from) {
             self.compared.1 += 1;
         }
     }

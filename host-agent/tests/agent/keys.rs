@@ -114,6 +114,8 @@ fn made_up_tokens_delay_the_genuine_one_by_a_second_and_no_more() {
         let made_up = datapath::Event::UnknownToken { wire, token };
         world.b.agent.datapath_event(made_up, now);
     }
+    let counts = world.b.agent.timeline.counts();
+    assert_eq!(counts.get("unknown_token_not_compared"), Some(&990));
     world.gain(Side::A, "192.168.7.9");
     world.run(millis(10_000));
     world.assert_resumed(connection, "192.168.7.9", "203.0.113.3");

@@ -391,3 +391,37 @@ fn rust_files(directory: &Path) -> Vec<PathBuf> {
     }
     found
 }
+
+/// Libraries and programs whose sources hold no tests build no test programs (`test = false`, `doctest = false`); a test that
+/// is written there later would not be run, and nobody would notice.
+#[test]
+fn no_test_is_written_where_none_is_run() {
+    for package in METADATA.workspace_packages() {
+        let targets = package.targets.iter();
+        let library = targets.clone().find(|target| target.is_lib());
+        let documented = library.is_none_or(|target| target.doctest);
+        let tested = library.is_none_or(|target| target.test);
+        let sources = package.manifest_path.with_file_name("src");
+        for path in rust_files(sources.as_std_path()) {
+            let text = std::fs::read_to_string(&path).expect("a source file can be read");
+            let program = targets
+                .clone()
+                .any(|target| !target.test && target.src_path == path);
+            let has_test = text.contains("#[test]") || text.contains("::test]") || text.contains("::test(");
+            assert!(
+                !has_test || (tested && !program),
+                "{} has tests that nothing runs",
+                path.display()
+            );
+            let example = text.lines().any(|line| {
+                let line = line.trim_start();
+                line == "/// ```" || line == "//! ```rust" || line == "/// ```rust" || line == "/// ```no_run"
+            });
+            assert!(
+                documented || !example,
+                "{} has examples that nothing runs",
+                path.display()
+            );
+        }
+    }
+}

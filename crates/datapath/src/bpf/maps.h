@@ -192,3 +192,12 @@ static __always_inline struct config *settings(void)
 
 	return bpf_map_lookup_elem(&agent_config, &zero);
 }
+
+/* Of an agent that does not say: a week. */
+#define RAISED_TIMEOUT_MS 604800000
+
+/* TCP_USER_TIMEOUT of a socket whose peer or path is away. */
+static __always_inline u32 raised_timeout(const struct config *c)
+{
+	return c->raised_timeout_ms ? c->raised_timeout_ms : RAISED_TIMEOUT_MS;
+}

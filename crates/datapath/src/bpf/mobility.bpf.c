@@ -16,9 +16,6 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* Of an agent that does not say. */
-#define RAISED_TIMEOUT_MS 604800000
-
 #include "walk.h"
 #include "translate.h"
 

@@ -237,7 +237,7 @@ static __always_inline void timed_out(struct bpf_sock_ops *skops, const struct c
 	if (!memory->raised) {
 		memory->raised = 1;
 		memory->user_timeout = tp->inet_conn.icsk_user_timeout;
-		value = c->raised_timeout_ms ? c->raised_timeout_ms : RAISED_TIMEOUT_MS;
+		value = raised_timeout(c);
 		bpf_setsockopt(skops, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof(value));
 	}
 	/* An address of another host, whose anchor this is, has no device: the routing knows the way until it moves. */

@@ -59,7 +59,7 @@ static __always_inline int reconcile_socket(struct sock_common *skc)
 		if (!memory->raised) {
 			memory->raised = 1;
 			memory->user_timeout = tp->inet_conn.icsk_user_timeout;
-			value = c->raised_timeout_ms ? c->raised_timeout_ms : RAISED_TIMEOUT_MS;
+			value = raised_timeout(c);
 			bpf_setsockopt(tp, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof(value));
 		}
 	} else {
