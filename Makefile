@@ -66,7 +66,7 @@ vm-test: root build
 	@.ci/vm linux-image-6.12-amd64 '$(TARGET)/debug/lab run tests/scenarios/vm/mptcp_sockets.scn'
 
 guesses: setup
-	GUESSES=$(GUESSES) cargo test --workspace --test hostile guesses
+	GUESSES=$(GUESSES) cargo test --workspace --test service guesses
 
 bench: root setup
 	cargo build --release -p host-agent -p mobility-server -p mptcp-relay -p symmetric-proxy -p lab

@@ -162,7 +162,7 @@ impl Default for Config {
             offer: Offer::Word(OfferWord::Any),
             anchor: Vec::new(),
             enrol: EnrolWord::default(),
-            wire_ports: (61000, 62999),
+            wire_ports: (20000, 32767),
             device: "mob0".into(),
             table: 7801,
             rule_priority: 78,

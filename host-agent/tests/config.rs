@@ -81,7 +81,7 @@ fn what_is_no_toml_is_refused_with_its_place() {
 fn ports_must_be_usable() {
     for (text, key) in [
         ("agent_port = 0", "agent_port"),
-        ("agent_port = 61500", "agent_port"),
+        ("agent_port = 21500", "agent_port"),
         ("wire_ports = [62000, 61000]", "wire_ports"),
         ("wire_ports = [61000, 61010]", "wire_ports"),
         ("wire_ports = [80, 2000]", "wire_ports"),

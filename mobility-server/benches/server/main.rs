@@ -11,7 +11,7 @@
 #[path = "../../../crates/session-store/tests/contract/cluster.rs"]
 #[allow(dead_code, reason = "the tests of the store need more of it")]
 mod cluster;
-#[path = "../../tests/common/mod.rs"]
+#[path = "../../tests/service/common/mod.rs"]
 mod common;
 mod matches;
 mod memory;

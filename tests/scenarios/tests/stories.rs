@@ -3,7 +3,7 @@
 //! `cargo test -p scenarios --test stories -- napt move` tells those whose names contain one of the words;
 //! `--list` names them. Needs root, and `lab` and `host-agent` built before (`make test` does). `LAB_JOBS` says
 //! how many are told at the same time (2 if it does not): more than that, and they disturb each other's clocks.
-//! Stories that mostly wait are told one after the other beside those.
+//! Stories that mostly wait are told one after the other beside those, longest first.
 //! A story that fails beside another one is told a second time, alone, when all the others are over. The first
 //! failure is printed whole in any case: a story that needs its second telling is a thing to look into.
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// A story that waits as long all in all costs nothing while it does, in seconds.
-const MOSTLY_WAITS: f64 = 30.0;
+const MOSTLY_WAITS: f64 = 8.0;
 /// How many failed stories are told again at most.
 const SECOND_TELLINGS: usize = 5;
 /// The exit code of a story that needs what this kernel was built without.
@@ -109,22 +109,24 @@ fn lab() -> Option<PathBuf> {
 }
 
 fn tell_all(lab: &Path, stories: &[PathBuf], jobs: usize) -> Vec<Told> {
-    let (waiting, busy): (Vec<&PathBuf>, Vec<&PathBuf>) = stories
+    let (mut waiting, busy): (Vec<&PathBuf>, Vec<&PathBuf>) = stories
         .iter()
         .partition(|story| jobs > 1 && waits(story) >= MOSTLY_WAITS);
+    waiting.sort_by(|one, other| waits(other).total_cmp(&waits(one)));
     let (waiting, busy) = (Mutex::new(waiting.into_iter()), Mutex::new(busy.into_iter()));
+    let waiting = || waiting.lock().unwrap_or_else(|held| held.into_inner()).next();
+    let busy = || busy.lock().unwrap_or_else(|held| held.into_inner()).next();
     let told = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        scope.spawn(|| tell_each(lab, &waiting, &told));
+        scope.spawn(|| tell_each(lab, waiting, &told));
         for _ in 0..jobs {
-            scope.spawn(|| tell_each(lab, &busy, &told));
+            scope.spawn(|| tell_each(lab, || busy().or_else(waiting), &told));
         }
     });
     told.into_inner().unwrap_or_else(|held| held.into_inner())
 }
 
-fn tell_each<'a>(lab: &Path, stories: &Mutex<impl Iterator<Item = &'a PathBuf>>, told: &Mutex<Vec<Told>>) {
-    let next = || stories.lock().unwrap_or_else(|held| held.into_inner()).next();
+fn tell_each<'a>(lab: &Path, next: impl Fn() -> Option<&'a PathBuf>, told: &Mutex<Vec<Told>>) {
     while let Some(story) = next() {
         let outcome = tell(lab, story);
         let verdict = match (outcome.skipped, outcome.passed) {
@@ -141,16 +143,21 @@ fn tell_each<'a>(lab: &Path, stories: &Mutex<impl Iterator<Item = &'a PathBuf>>,
     }
 }
 
-/// What a script lets pass by its own clock, in seconds: `+75` before an act, `gap=60s` of a move.
+/// What a script lets pass by its own clock, in seconds: until the last `+75`, in moves with `gap=60s`, in `exec sleep 60`.
 fn waits(story: &Path) -> f64 {
     let text = std::fs::read_to_string(story).unwrap_or_default();
     let seconds = |word: &str| word.trim_end_matches('s').parse::<f64>().unwrap_or(0.0);
     let lines = text.lines().map(str::trim);
-    let before = lines.filter_map(|line| line.strip_prefix('+')?.split_whitespace().next());
+    let times = lines.filter_map(|line| line.strip_prefix('+')?.split_whitespace().next());
+    let last = times.map(seconds).fold(0.0, f64::max);
     let away = text
         .split_whitespace()
         .filter_map(|word| word.strip_prefix("gap="));
-    before.chain(away).map(seconds).sum()
+    let sleeps = text
+        .split("exec sleep ")
+        .skip(1)
+        .filter_map(|rest| rest.split_whitespace().next());
+    last + away.chain(sleeps).map(seconds).sum::<f64>()
 }
 
 fn tell(lab: &Path, story: &Path) -> Told {

@@ -123,7 +123,8 @@ static __always_inline int is_relayed(const struct tuple *identity)
 }
 
 /* A Migrate-Ack whose MAC is right. One that commits nothing here may come from a peer that has moved behind a common
- * proxy, or that answers our own move: no segment waits for that, and the agent sees to it. */
+ * proxy, or that answers our own move: no segment waits for that, and the agent sees to it. Where our MSYN went, a
+ * proxy may have answered both ends, and the peer was faster than our agent, which is about to expect just this. */
 static __always_inline void acknowledge(const struct packet *p, const struct request_option *option,
 					const struct token_entry *entry, u32 ifindex)
 {
@@ -135,7 +136,7 @@ static __always_inline void acknowledge(const struct packet *p, const struct req
 	}
 	if (arrival->req_no != be32_of(option->req_no) || arrival->expect_seq != p->seq ||
 	    arrival->expect_ack != p->ack) {
-		if (is_relayed(&entry->identity))
+		if (is_relayed(&entry->identity) || arrival->state == ARRIVAL_ATTEMPTED)
 			report_segment(EVENT_SEGMENT, p, option, entry, ifindex, 0);
 		else
 			count(COUNTER_STALE_ACK);

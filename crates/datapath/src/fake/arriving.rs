@@ -103,7 +103,8 @@ impl FakeDatapath {
             && arrival.expect_ack == heard.ack;
         if !fits {
             let session = self.sessions.get(&heard.identity);
-            if session.is_some_and(|session| session.flags.relayed) {
+            let relayed = session.is_some_and(|session| session.flags.relayed);
+            if relayed || arrival.state == ArrivalState::Attempted {
                 self.tell(Event::Segment(RequestType::MigrateAck, heard));
             } else {
                 self.count("stale_ack");

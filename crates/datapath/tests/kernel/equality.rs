@@ -10,7 +10,7 @@ use wire::tuple::Endpoint;
 use crate::place::{Host, isolated};
 
 /// The table that any second implementation is compared with.
-#[path = "../../../wire/tests/vectors.rs"]
+#[path = "../../../wire/tests/wire/vectors.rs"]
 #[allow(dead_code)]
 pub mod vectors;
 

@@ -6,6 +6,7 @@
 //! 2. Our Migrate-Ack goes out until the peer's has come. The proxy cannot write one: it is signed with the pair's key.
 //! 3. Each end has committed the other's number. Tokens of both are known to both.
 //! 4. The peer may have missed ours. It says its own again until it has it, and is answered each time.
+//! 5. The peer's may be here before the data path was told to commit by it: it counts as if it had come just after.
 //!
 //! An end that moves while it is relayed knocks at the same port of the proxy again:
 //! 1. The proxy answers with what it knows of the other end: a number that is committed here already. The mover says its
@@ -161,6 +162,14 @@ impl Turn {
 
     /// The peer is elsewhere, behind the same proxy: what goes to the proxy reaches it there.
     fn peer_moved(&mut self, tuple: Tuple, req_no: ReqNo, (seq, ack): (u32, u32), tcp: TcpSnapshot) {
+        let early = |answered: &Answered| {
+            (answered.req_no, answered.tuple) == (req_no, tuple)
+                && (answered.ack, answered.seq.wrapping_add(1)) == (seq, ack)
+        };
+        if req_no > self.m.committed && self.m.answered.iter().any(early) {
+            self.out.push(Action::Commit { req_no, wire: tuple });
+            return self.committed(req_no, tuple);
+        }
         let through = |attempt: &Attempt| attempt.spliced.is_some_and(|known| known.tuple == tuple);
         let here = tuple == self.m.wire && !self.m.parked;
         if !here && !self.m.attempts.iter().any(through) {

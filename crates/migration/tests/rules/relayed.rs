@@ -45,6 +45,8 @@ struct Relay {
     now: Timestamp,
     /// Migrate-Acks that get lost from now on.
     lose: usize,
+    /// Ends whose data path hears a Migrate-Ack before it was told to commit by it.
+    late: [bool; 2],
 }
 
 impl Relay {
@@ -79,11 +81,16 @@ impl Relay {
             thirds: VecDeque::new(),
             now: Timestamp::from_millis(10_000),
             lose: 0,
+            late: [false; 2],
         }
     }
 
     fn relayed() -> Self {
-        let mut relay = Self::new();
+        Self::relayed_while([false; 2])
+    }
+
+    fn relayed_while(late: [bool; 2]) -> Self {
+        let mut relay = Self { late, ..Self::new() };
         for which in [0, 1] {
             relay.leave(which);
             relay.ends[which].place = at(["192.168.1.2:7000", "192.168.2.2:7000"][which]);
@@ -245,7 +252,7 @@ impl Relay {
         }
         let wire = Tuple::new(to, at(PROXY));
         let fits = (wire, third.req_no, third.seq, third.ack);
-        let event = match self.ends[other].expected.contains(&fits) {
+        let event = match self.ends[other].expected.contains(&fits) && !self.late[other] {
             true => Event::Committed {
                 req_no: third.req_no,
                 wire,
@@ -308,6 +315,13 @@ impl Relay {
 #[test]
 fn both_ends_meet_at_the_proxy() {
     Relay::relayed().works();
+}
+
+#[test]
+fn a_migrate_ack_that_overtakes_an_agent_commits() {
+    for late in [[true, false], [false, true], [true, true]] {
+        Relay::relayed_while(late).works();
+    }
 }
 
 #[test]

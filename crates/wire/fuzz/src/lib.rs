@@ -1,6 +1,6 @@
 //! What must hold for any bytes.
 //!
-//! The fuzz targets run these functions on what libFuzzer invents; `tests/fuzz.rs` of the crate includes this
+//! The fuzz targets run these functions on what libFuzzer invents; `tests/wire/fuzz.rs` of the crate includes this
 //! file and runs them on the committed seeds and on mutations of them, on any toolchain.
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -83,7 +83,7 @@ impl Way {
         if self == Way::Proxied {
             text += "within 20 P proxy status capacity=10000 count=1\n";
         }
-        text += "after d0 >= 1MiB a1 down\n+0 b1 down\n+0.5 a2 up\n+0 b2 up\n";
+        text += "after d0 >= 1MiB a1 down\n+0 b1 down\n+0 hub exec sleep 0.5 -> exit=0 within=60\n+0 a2 up\n+0 b2 up\n";
         for number in 0..DOWNLOADS {
             text += &format!("within 60 d{number} done sha256=same\n");
         }
