@@ -21,7 +21,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![mptcp(), path_manager(), scheduler(), forwarding(), member(config)];
     findings.push(match mptcp_pm::Client::connect().await {
         Ok(_) => finding("netlink", Verdict::Good, "the path manager answers"),
-        Err(error) => finding("netlink", Verdict::Bad, error.to_string()),
+        Err(error) => finding("netlink", Verdict::Bad, format!("no relay starts here: {error}")),
     });
     if running {
         findings.push(finding("relay", Verdict::Good, "running"));
@@ -35,7 +35,11 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
             Verdict::Good,
             "by the NFQUEUE target of iptables; this kernel's nft has none (CONFIG_NFT_QUEUE)",
         ),
-        Err(error) => finding("queue", Verdict::Bad, error.to_string()),
+        Err(error) => finding(
+            "queue",
+            Verdict::Bad,
+            format!("no SYN can be held, so no relay starts here: {error}"),
+        ),
     });
     findings.push(
         match act::listen(
@@ -51,7 +55,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
                 "listener",
                 Verdict::Bad,
                 format!(
-                    "cannot listen on port {}: {error}; stop what uses it, or set `listen_port`; run as root",
+                    "cannot listen on port {}, so no relay starts here: {error}; stop what uses it, or set `listen_port`; run as root",
                     config.listen_port
                 ),
             ),
@@ -84,12 +88,12 @@ fn mptcp() -> Finding {
         Some(_) => finding(
             "mptcp",
             Verdict::Bad,
-            "switched off: sysctl -w net.mptcp.enabled=1",
+            "switched off, so nothing can be relayed: sysctl -w net.mptcp.enabled=1",
         ),
         None => finding(
             "mptcp",
             Verdict::Bad,
-            "this kernel has none (CONFIG_MPTCP); without it nothing can be relayed",
+            "this kernel has none (CONFIG_MPTCP), so nothing can be relayed",
         ),
     }
 }
@@ -106,7 +110,9 @@ fn path_manager() -> Finding {
         (Some(now), Some(all)) if !all.split(' ').any(|name| name == "userspace") => finding(
             "path manager",
             Verdict::Bad,
-            format!("it is {now}, and there is no `userspace` among {all}"),
+            format!(
+                "it is {now}, and there is no `userspace` among {all}: no path can be preferred, no subflow ended"
+            ),
         ),
         (Some(now), _) => finding(
             "path manager",

@@ -18,7 +18,7 @@ use crate::queue::Queue;
 use crate::relay::Relay;
 use crate::rules::Rules;
 use crate::sysctl::{self, Settings};
-use crate::{act, metrics, steer};
+use crate::{act, metrics, steer, supervisor};
 
 /// How long connections may take to be reset at the end.
 const RESETTING: Duration = Duration::from_secs(2);
@@ -56,6 +56,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 async fn relay(config: &Config, rules: &Rules, socket: tokio::net::UnixListener) -> anyhow::Result<()> {
     let client = Client::connect().await?;
     let mut events = Events::subscribe().await?;
+    if let Err(error) = supervisor::stand_in().await {
+        tracing::warn!(
+            "while this relay is restarted, joins to this host's own connections are refused: {error:#}"
+        );
+    }
     let mut queue = Queue::open(config.queue).map_err(|error| match error.raw_os_error() {
         Some(libc::EBUSY | libc::EPERM) => anyhow::anyhow!(
             "another program reads the packet queue {} ({error}), or this one is not root; set another `queue`",

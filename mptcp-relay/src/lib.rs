@@ -46,6 +46,7 @@ pub mod server;
 pub mod sessions;
 pub mod status;
 mod steer;
+mod supervisor;
 pub mod syn;
 pub mod sysctl;
 pub mod transfer;

@@ -4,18 +4,17 @@
 //! mobility server sees that agent. Where the agent speaks from a network that the connection has yet to join from, the word
 //! waits for that. It is about the subflows that there were when it came, never about one that joins later.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use mptcp_pm::Token;
+
+use crate::paths::Ends;
 
 /// How long a word waits for a subflow that proves it.
 const WAITS: Duration = Duration::from_secs(30);
 /// Words that wait, at most; the oldest gives way.
 const MOST: usize = 4096;
-
-/// Both ends of a subflow: this one's and the terminal's.
-pub type Ends = (SocketAddr, SocketAddr);
 
 #[derive(Clone, Debug)]
 struct Loss {

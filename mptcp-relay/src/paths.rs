@@ -5,10 +5,13 @@
 //! ends with it and the others are active again. Only this side says what is a backup: what the terminal has asked for,
 //! only the terminal can take back.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use mptcp_pm::{Announced, Event, SubflowEvent, Token};
+
+/// Both ends of a subflow: this one's and the terminal's.
+pub type Ends = (SocketAddr, SocketAddr);
 
 /// What the kernel is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,7 +66,7 @@ pub struct Subflow {
 #[derive(Clone, Debug, Default)]
 struct Connection {
     /// By both ends: this one's and the terminal's.
-    subflows: BTreeMap<(SocketAddr, SocketAddr), Subflow>,
+    subflows: BTreeMap<Ends, Subflow>,
     primary: Option<IpAddr>,
     opened_here: bool,
     established: bool,
@@ -164,7 +167,7 @@ impl Policy {
                     _ => Vec::new(),
                 }
             }
-            Event::SubflowEstablished(subflow) => self.joined(subflow),
+            Event::SubflowEstablished(subflow) => self.joined(subflow.token, (subflow.local, subflow.remote)),
             Event::SubflowClosed(subflow) => self.left(subflow),
             Event::AddressAnnounced(announced) => self.announced(announced),
             Event::Closed(token) => {
@@ -212,20 +215,16 @@ impl Policy {
         }]
     }
 
-    fn joined(&mut self, event: &SubflowEvent) -> Vec<Command> {
-        let Some(connection) = self.connections.get_mut(&event.token) else {
+    fn joined(&mut self, token: Token, ends: Ends) -> Vec<Command> {
+        let Some(connection) = self.connections.get_mut(&token) else {
             return Vec::new();
         };
-        let ends = (event.local, event.remote);
         if connection.subflows.len() >= self.most && !connection.subflows.contains_key(&ends) {
-            return vec![Command::End {
-                token: event.token,
-                local: event.local,
-                remote: event.remote,
-            }];
+            let (local, remote) = ends;
+            return vec![Command::End { token, local, remote }];
         }
         connection.subflows.insert(ends, Subflow { backup: false });
-        connection.settle(event.token)
+        connection.settle(token)
     }
 
     fn left(&mut self, event: &SubflowEvent) -> Vec<Command> {
@@ -233,10 +232,7 @@ impl Policy {
             return Vec::new();
         };
         connection.subflows.remove(&(event.local, event.remote));
-        let stands = |path: IpAddr| connection.subflows.keys().any(|(_, remote)| remote.ip() == path);
-        if connection.primary.is_some_and(|path| !stands(path)) {
-            connection.primary = None;
-        }
+        connection.lose_choice();
         connection.settle(event.token)
     }
 
@@ -284,16 +280,39 @@ impl Policy {
         Some(connection.established || !connection.opened_here)
     }
 
-    /// Forgets connections that are not among these: some events were missed. Those that exist may be ready.
-    pub fn keep(&mut self, exist: impl Fn(Token) -> bool) {
-        self.connections.retain(|token, connection| {
+    /// Takes stock: some events were missed, and these connections and subflows exist now. All may be ready.
+    pub fn take_stock(&mut self, exist: impl Fn(Token) -> bool, flows: &[(Token, Ends)]) -> Vec<Command> {
+        let mut commands = Vec::new();
+        let stand: HashSet<&(Token, Ends)> = flows.iter().collect();
+        self.connections.retain(|token, _| exist(*token));
+        for (token, connection) in &mut self.connections {
             connection.established = true;
-            exist(*token)
-        });
+            connection
+                .subflows
+                .retain(|ends, _| stand.contains(&(*token, *ends)));
+            connection.lose_choice();
+            commands.extend(connection.settle(*token));
+        }
+        for (token, ends) in flows.iter().filter(|(token, _)| exist(*token)) {
+            let connection = self.connections.entry(*token).or_default();
+            connection.established = true;
+            if !connection.subflows.contains_key(ends) {
+                commands.extend(self.joined(*token, *ends));
+            }
+        }
+        commands
     }
 }
 
 impl Connection {
+    /// A chosen path without a subflow is chosen no longer.
+    fn lose_choice(&mut self) {
+        let stands = |path: IpAddr| self.subflows.keys().any(|(_, remote)| remote.ip() == path);
+        if self.primary.is_some_and(|path| !stands(path)) {
+            self.primary = None;
+        }
+    }
+
     /// Commands for every subflow that is not what it should be. What is to carry data comes first: there is never
     /// a moment without an active subflow.
     fn settle(&mut self, token: Token) -> Vec<Command> {

@@ -1,5 +1,6 @@
 //! Paths of live connections: what the kernel's path manager tells, and what it is told.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -18,18 +19,22 @@ impl Relay {
     /// The path manager tells something.
     pub(crate) async fn hear(&mut self, event: Event, queue: &Queue) {
         tracing::trace!(?event, "path manager");
+        let mut commands = Vec::new();
         match &event {
             Event::SubflowEstablished(_) => self.counters.count("subflows_joined"),
             Event::SubflowClosed(_) => self.counters.count("subflows_closed"),
             Event::Missed => {
-                if let Ok(all) = mptcp_pm::connections().await {
-                    self.policy
-                        .keep(|token| all.iter().any(|connection| connection.token == token));
+                self.counters.count("path_events_missed");
+                if let (Ok(all), Ok(flows)) = (mptcp_pm::connections().await, mptcp_pm::subflows().await) {
+                    let all: HashSet<Token> = all.iter().map(|connection| connection.token).collect();
+                    let flows = flows.iter().map(|flow| (flow.token, (flow.local, flow.remote)));
+                    let flows: Vec<_> = flows.collect();
+                    commands = self.policy.take_stock(|token| all.contains(&token), &flows);
                 }
             }
             _ => {}
         }
-        let commands = self.policy.hear(&event);
+        commands.extend(self.policy.hear(&event));
         self.join_waiting(&event, queue);
         self.order(commands).await;
         self.joined_or_left(&event).await;

@@ -129,7 +129,7 @@ impl Link {
         for (kind, value) in attribute::read(&answer.attributes) {
             match kind {
                 CONTROL_FAMILY_ID => family.id = attribute::to_u16(value).unwrap_or(0),
-                CONTROL_GROUPS => family.events = events_group(value),
+                CONTROL_GROUPS => family.events = group_of_events(value),
                 _ => {}
             }
         }
@@ -137,6 +137,12 @@ impl Link {
             return Err(Error::NoFamily);
         }
         Ok(family)
+    }
+
+    /// The number of the group that is told events.
+    pub(crate) async fn events_group() -> Result<u32, Error> {
+        let (link, _) = Self::open(|_| Ok(()))?;
+        link.family().await?.events.ok_or(Error::NoEvents)
     }
 
     pub(crate) async fn command(
@@ -203,7 +209,7 @@ impl Link {
     }
 }
 
-fn events_group(groups: &[u8]) -> Option<u32> {
+fn group_of_events(groups: &[u8]) -> Option<u32> {
     attribute::read(groups).find_map(|(_, group)| {
         let (mut name, mut id) = (None, None);
         for (kind, value) in attribute::read(group) {

@@ -7,7 +7,7 @@
 //! 1. [`Client::connect`] finds the family. [`Client::limits`], [`Client::endpoints`] and their setters configure the
 //!    kernel's own path manager (`net.mptcp.path_manager=kernel`), for the whole network namespace.
 //! 2. [`Events::subscribe`] tells of every connection, subflow and announced address as an [`Event`]. Under the
-//!    `userspace` path manager the kernel refuses every join while nobody is subscribed.
+//!    `userspace` path manager the kernel refuses every join while nobody is subscribed; a [`stand_in`] outlives a crash.
 //! 3. The [`Token`] of [`Event::Created`] names a connection in [`Client::announce`], [`Client::remove`],
 //!    [`Client::create_subflow`], [`Client::destroy_subflow`] and [`Client::set_backup`].
 //! 4. [`subflows`] and [`connections`] read by `inet_diag` what exists now: for a program that starts late, or that
@@ -42,6 +42,7 @@ mod endpoint;
 mod error;
 mod event;
 mod family;
+mod stand_in;
 mod subscription;
 
 pub use client::Client;
@@ -49,6 +50,7 @@ pub use diag::{Connection, ConnectionFlags, Subflow, SubflowFlags, connections, 
 pub use endpoint::{Endpoint, EndpointFlags, Limits};
 pub use error::Error;
 pub use event::{Announced, Created, Event, SubflowEvent};
+pub use stand_in::stand_in;
 pub use subscription::Events;
 
 /// Names a connection at this host: the 32-bit token that joins carry (RFC 8684, 3.2). Local to a network namespace, and

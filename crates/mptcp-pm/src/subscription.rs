@@ -30,11 +30,7 @@ impl Events {
     /// # Errors
     /// [`Error::Socket`] (also without `CAP_NET_ADMIN`), [`Error::NoFamily`], [`Error::NoEvents`].
     pub async fn subscribe() -> Result<Self, Error> {
-        let family = {
-            let (link, _) = Link::open(|_| Ok(()))?;
-            link.family().await?
-        };
-        let group = family.events.ok_or(Error::NoEvents)?;
+        let group = Link::events_group().await?;
         let (link, messages) = Link::open(|socket| {
             let _ = socket.set_rx_buf_sz(RECEIVE_BUFFER);
             socket.bind_auto()?;

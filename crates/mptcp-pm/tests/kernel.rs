@@ -366,6 +366,71 @@ fn connections_say_what_they_carried_and_whether_they_fell_back() {
 }
 
 #[test]
+fn who_reads_too_slowly_is_told_that_events_are_missed() {
+    alone(|| async {
+        let mut events = Events::subscribe().await.expect("subscribed");
+        let listener =
+            Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)).expect("an MPTCP socket");
+        let to = SocketAddr::new(address("10.1.0.1"), 7000);
+        listener.bind(&to.into()).expect("bound");
+        listener.listen(8).expect("listening");
+        // Nothing is read while this goes on: all is done by one thread.
+        for _ in 0..6000 {
+            let client =
+                Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)).expect("an MPTCP socket");
+            client.connect(&to.into()).expect("connected");
+            drop(listener.accept().expect("accepted"));
+        }
+        wait_for(&mut events, "word of a loss", |event| {
+            (*event == Event::Missed).then_some(())
+        })
+        .await;
+        let mut pair = connect("10.1.0.2", "10.1.0.1");
+        let client = pair.client.local_addr().expect("an address");
+        // And it goes on.
+        wait_for(&mut events, "new connection", |event| match event {
+            Event::Created(created) if created.local == client => Some(()),
+            _ => None,
+        })
+        .await;
+        pair.talk();
+    });
+}
+
+#[test]
+fn joins_are_taken_while_a_stand_in_is_subscribed_that_nobody_reads() {
+    alone(|| async {
+        by_program();
+        let client = Client::connect().await.expect("connected");
+        let mut events = Events::subscribe().await.expect("subscribed");
+        let mut pair = connect("10.1.0.2", "10.1.0.1");
+        let (token, _) = established(&mut events).await;
+        let subflows = || async {
+            let listed = mptcp_pm::subflows().await.expect("a list");
+            listed.iter().filter(|subflow| subflow.token == token).count()
+        };
+        let stand_in = mptcp_pm::stand_in().await.expect("subscribed");
+        drop(events);
+        let server = pair.client.peer_addr().expect("an address");
+        let from = |id, last| Endpoint {
+            id,
+            ..Endpoint::new(address(last), EndpointFlags::empty())
+        };
+        client
+            .create_subflow(token, &from(7, "10.1.0.3"), server)
+            .await
+            .expect("a SYN");
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while subflows().await < 2 {
+            assert!(std::time::Instant::now() < deadline, "it is not taken");
+            pair.talk();
+        }
+        // What becomes of joins without it is a claim of `mptcp-relay/tests/kernel/uplink.rs`.
+        drop(stand_in);
+    });
+}
+
+#[test]
 fn refusals_say_what_was_asked_for() {
     alone(|| async {
         by_program();

@@ -197,6 +197,15 @@ fn a_missing_capability_is_named() {
             !doctor.status.success() && said.contains("CAP_PERFMON, CAP_BPF missing"),
             "{said}"
         );
+        // Without them nobody's sockets can be changed: that is bad only where somebody's should be.
+        assert!(!said.contains("BAD   MPTCP sockets"), "{said}");
+        home.configure("mptcp.executables = [\"/usr/bin/env\"]");
+        let doctor = without(home.command(&["doctor"])).output().unwrap();
+        let said = String::from_utf8(doctor.stdout).unwrap();
+        assert!(
+            said.contains("BAD   MPTCP sockets") && said.contains("mptcpize run"),
+            "{said}"
+        );
     });
 }
 

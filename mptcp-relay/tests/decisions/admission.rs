@@ -126,3 +126,22 @@ fn a_subflow_is_taken_only_where_its_connection_may_be() {
     admission.ended(ends(1));
     assert_eq!(admission.syn(&here, NOW), Admitted::Pass(Why::Stranger));
 }
+
+#[test]
+fn many_terminals_together_open_no_more_than_the_relay_may_have() {
+    let config = Config::default();
+    let mut admission = Admission::new(&config);
+    let from = |number: u32| {
+        let terminal = std::net::Ipv4Addr::from(u32::from(std::net::Ipv4Addr::new(10, 0, 0, 0)) + number);
+        let mut syn = capable(1);
+        syn.ends.terminal = SocketAddr::new(terminal.into(), 1);
+        syn
+    };
+    let most = config.limits.sessions as u32;
+    for number in 0..most {
+        assert_eq!(admission.syn(&from(number), NOW), Admitted::Ask);
+    }
+    assert_eq!(admission.syn(&from(most), NOW), Admitted::Pass(Why::Sessions));
+    admission.ended(from(0).ends);
+    assert_eq!(admission.syn(&from(most), NOW), Admitted::Ask);
+}

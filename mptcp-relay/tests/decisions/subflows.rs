@@ -146,3 +146,36 @@ fn a_path_that_is_not_there_cannot_be_chosen() {
     assert_eq!(policy.prefer(Token(1), None), Err(NoChoice::Connection(Token(1))));
     assert_eq!(policy.primary(TOKEN), None);
 }
+
+#[test]
+fn what_joined_and_left_unheard_of_is_found_when_stock_is_taken() {
+    let mut policy = two_paths().at_most(3);
+    policy
+        .prefer(TOKEN, Some([10, 0, 2, 2].into()))
+        .expect("it has this path");
+    let flow = |token, remote: &str| (token, (socket("203.0.113.3:80"), socket(remote)));
+    let unheard = Token(11);
+    let now = [
+        flow(TOKEN, "10.0.0.2:40000"),
+        flow(TOKEN, "10.0.2.2:5"),
+        flow(TOKEN, "10.0.3.2:6"),
+        flow(TOKEN, "10.0.4.2:7"),
+        flow(unheard, "10.0.0.2:50000"),
+    ];
+    let told = policy.take_stock(|_| true, &now);
+    // One more is a backup like the first, the next is too many.
+    assert_eq!(backups(&told), [("10.0.3.2:6".into(), true)]);
+    let ended = told
+        .iter()
+        .filter(|command| matches!(command, Command::End { .. }));
+    assert_eq!(ended.count(), 1);
+    assert_eq!(policy.subflows(unheard).count(), 1);
+    // The chosen one has left, and so has the other connection.
+    let told = policy.take_stock(|token| token == TOKEN, &[now[0], now[2]]);
+    assert_eq!(
+        backups(&told),
+        [("10.0.0.2:40000".into(), false), ("10.0.3.2:6".into(), false)]
+    );
+    assert_eq!(policy.primary(TOKEN), None);
+    assert_eq!(policy.prefer(unheard, None), Err(NoChoice::Connection(unheard)));
+}

@@ -12,7 +12,8 @@ use crate::still_talks;
 
 const SIDE: &str = "interfaces = [\"wifi\", \"lte\"]";
 
-fn listen(place: &Place, port: u16, mptcp: bool) -> TcpListener {
+/// A program of the terminal's that accepts on a port.
+pub fn listen(place: &Place, port: u16, mptcp: bool) -> TcpListener {
     place.inside("t", || {
         let protocol = if mptcp {
             libc::IPPROTO_MPTCP
@@ -69,6 +70,42 @@ fn a_terminal_with_mptcp_sees_one_connection_from_the_server() {
     assert_eq!(sessions[0]["opened_by"], "server");
     assert_eq!(sessions[0]["kind"], "multipath");
     nobody_else(&listener);
+}
+
+/// Segments that a host's kernel has had to repeat.
+fn repeated(place: &Place, host: &str) -> u64 {
+    let text = place.on(host, "cat /proc/net/snmp");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp:"));
+    let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+    let mut pairs = names.split_whitespace().zip(values.split_whitespace());
+    let value = pairs.find_map(|(name, value)| (name == "RetransSegs").then_some(value));
+    value
+        .and_then(|value| value.parse().ok())
+        .expect("the kernel counts them")
+}
+
+#[test]
+fn a_question_that_hangs_is_given_up_before_the_server_repeats_its_syn() {
+    let place = Place::new();
+    let _relay = place.relay(&format!("{SIDE}\ntimeouts = {{ probe = 0.3 }}"));
+    let listener = listen(&place, 7000, false);
+    // Something on the terminal's side swallows what asks for MPTCP.
+    place.nft(
+        "t",
+        "table inet middlebox { chain in { type filter hook input priority 0; tcp option mptcp exists drop; }; }",
+    );
+    let server = connect(&place, 7000).expect("it answers");
+    let (terminal, _) = listener.accept().expect("it arrives");
+    // Its kernel would have done so after a second: `timeouts.probe` may not be longer.
+    assert_eq!(repeated(&place, "s"), 0);
+    still_talks(&terminal, &server);
+    assert_eq!(place.counted("counters", "probed_silent"), 1);
+    // And nobody asks again for a while.
+    let again = connect(&place, 7000).expect("it answers");
+    let (other, _) = listener.accept().expect("it arrives");
+    still_talks(&other, &again);
+    assert_eq!(place.counted("counters", "passed_known_silent"), 1);
+    assert_eq!(place.counted("counters", "probed"), 1);
 }
 
 #[test]

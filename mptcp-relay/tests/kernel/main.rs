@@ -1,8 +1,10 @@
 //! Claims about the relay in a kernel: what it sets up and takes away, and what happens when it is asked for what is
 //! wrong, too much, or missing. Needs root; everything happens in network namespaces of the test's own.
 mod downlink;
+mod lacking;
 mod place;
 mod segment;
+mod uplink;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpStream};
@@ -32,7 +34,10 @@ fn firewall(place: &Place) {
 fn talks(place: &Place, port: u16) -> (TcpStream, TcpStream) {
     let listener = place.listen(port);
     let terminal = place.connect(port).expect("a connection");
-    let (server, _) = listener.accept().expect("it arrives");
+    let (server, from) = listener.accept().expect("it arrives");
+    // Whoever is between, the server sees the terminal, and the terminal the server.
+    assert_eq!(from, terminal.local_addr().expect("an address"));
+    assert_eq!(terminal.peer_addr().ok(), server.local_addr().ok());
     still_talks(&terminal, &server);
     (terminal, server)
 }
@@ -182,7 +187,7 @@ fn a_syn_with_malformed_mptcp_options_is_no_question_to_the_server() {
 #[test]
 fn a_join_with_a_wrong_token_or_mac_is_refused_and_counted() {
     let place = Place::new();
-    let _relay = place.relay("");
+    let _relay = place.relay("metrics = \"127.0.0.1:9782\"");
     let (terminal, server) = talks(&place, 7000);
     let token = token(&place);
     no_resets(&place);
@@ -216,6 +221,14 @@ fn a_join_with_a_wrong_token_or_mac_is_refused_and_counted() {
         counted
             .iter()
             .all(|name| place.counted("kernel", name) >= 1)
+            .then_some(())
+    });
+    // Where Prometheus looks, too: once a second they are brought up to date.
+    until("both are exported", || {
+        let text = place.on("r", "curl -s http://127.0.0.1:9782/metrics");
+        ["MPJoinNoTokenFound", "MPJoinAckHMacFailure"]
+            .iter()
+            .all(|name| text.contains(&format!("mptcp_relay_kernel_total{{what=\"{name}\"}} ")))
             .then_some(())
     });
     still_talks(&terminal, &server);

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -144,8 +144,18 @@ impl Place {
         status[group][what].as_u64().unwrap_or(0)
     }
 
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Starts the relay, with these lines in its configuration, and waits until it answers.
     pub fn relay(&self, config: &str) -> Relay {
+        self.relay_with(config, &[])
+    }
+
+    /// The same with more in its environment.
+    pub fn relay_with(&self, config: &str, environment: &[(&str, &Path)]) -> Relay {
         let directory = self.directory.path();
         let text = format!(
             "{config}\nstate_dir = \"{0}/state\"\ncontrol_socket = \"{0}/control\"\nlog = \"debug\"\n",
@@ -156,6 +166,7 @@ impl Place {
         let log = File::create(directory.join("log")).expect("a log");
         let mut child = self
             .command(&["run"])
+            .envs(environment.iter().copied())
             .stderr(log)
             .stdout(Stdio::null())
             .spawn()
@@ -220,6 +231,14 @@ fn without_counts(saved: &str) -> String {
 }
 
 impl Relay {
+    /// The memory of its program, in bytes.
+    pub fn resident(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+        kibibytes.expect("its memory") * 1024
+    }
+
     pub fn signal(mut self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("the relay runs");
         self.child.wait().expect("a child");
