@@ -12,7 +12,8 @@ const RECEIVE_BUFFER: u32 = 8 << 20;
 
 /// A subscription to everything that happens to connections of one network namespace.
 ///
-/// While one exists anywhere in the namespace, the `userspace` path manager accepts joins; when the last is dropped, it refuses them.
+/// While one exists, the `userspace` path manager accepts joins; when the last is dropped, it refuses them. Linux counts those of all
+/// network namespaces together.
 pub struct Events {
     messages: BoxStream<'static, Message>,
     _link: Link,

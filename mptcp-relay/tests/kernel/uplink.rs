@@ -64,11 +64,12 @@ fn a_syn_asks_no_server_where_its_source_is_not_reached() {
         let place = Place::new();
         let _relay = place.relay(setting);
         no_resets(&place);
-        // Somebody on the terminal's network uses a stranger's address.
+        // Somebody on the terminal's network uses a stranger's address, for a service that refuses.
         place.on("t", "ip address add 203.0.113.77/32 dev wifi");
         place.inside("t", || {
             Raw::open().send(&Segment {
                 from: SocketAddrV4::new([203, 0, 113, 77].into(), 44_000),
+                to: SocketAddrV4::new(SERVER, 7009),
                 ..segment(44_000, SYN, &[30, 4, 0x01, 0x01])
             });
         });
@@ -91,6 +92,7 @@ fn fill(mut to: &TcpStream) -> usize {
         match to.write(&chunk) {
             Ok(length) => taken += length,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => panic!("after {taken} bytes: {error}"),
         }
     }
@@ -133,7 +135,7 @@ fn kept(supervisor: &UnixDatagram) -> OwnedFd {
             .with_buffers(&mut buffers)
             .with_control(&mut control);
         SockRef::from(supervisor)
-            .recvmsg(&mut message, libc::MSG_DONTWAIT)
+            .recvmsg(&mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)
             .ok()?;
         let length = message.control_len();
         // SAFETY: the kernel has written so many bytes.
@@ -188,36 +190,52 @@ fn a_program_of_the_relays_host_takes_subflows_while_no_relay_runs() {
             relay.signal(Signal::SIGKILL);
             let own = mptcp_pm::connections().await.expect("a list");
             let token = own.first().expect("its connection").token;
-            let local = |id| Endpoint {
-                id,
+            let local = Endpoint {
+                id: 2,
                 interface: nix::net::if_::if_nametoindex("lte").ok(),
                 ..Endpoint::new(SECOND.into(), EndpointFlags::SUBFLOW)
             };
-            client.create_subflow(token, &local(2), to).await.expect("a SYN");
-            assert!(joins(&mut events).await, "somebody is subscribed");
-            // And without: that is what a killed relay would do to it.
+            client.create_subflow(token, &local, to).await.expect("a SYN");
+            let taken = |event: &Event| matches!(event, Event::SubflowEstablished(_));
+            heard(&mut events, "a subflow that is taken", taken).await;
+            still_talks(&terminal, &program);
+            let flows = mptcp_pm::subflows().await.expect("a list");
+            assert_eq!(flows.len(), 2, "it was reset at once: {flows:?}");
+            // The kernel refuses joins when nobody is subscribed, in any network namespace: others are, beside this test.
+            assert_eq!(subscribers(&place), 1, "what the supervisor has");
             drop(subscription);
-            client.create_subflow(token, &local(3), to).await.expect("a SYN");
-            assert!(!joins(&mut events).await, "nobody is subscribed");
+            assert_eq!(subscribers(&place), 0);
             still_talks(&terminal, &program);
         });
     });
 }
 
-/// Whether the next subflow is taken, or ends.
-async fn joins(events: &mut Events) -> bool {
-    let next = async {
-        loop {
-            match events.next().await.expect("the path manager goes on") {
-                Event::SubflowEstablished(_) => return true,
-                Event::SubflowClosed(_) => return false,
-                _ => {}
+/// Programs that are subscribed to anything of generic netlink on the router.
+fn subscribers(place: &Place) -> usize {
+    const GENERIC: &str = "16";
+    let sockets = place.on("r", "cat /proc/net/netlink");
+    let subscribed = |line: &&str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.get(1) == Some(&GENERIC)
+            && words
+                .get(3)
+                .is_some_and(|groups| groups.bytes().any(|byte| byte != b'0'))
+    };
+    sockets.lines().filter(subscribed).count()
+}
+
+/// Waits for the path manager to tell something.
+async fn heard(events: &mut Events, what: &str, is: impl Fn(&Event) -> bool) {
+    let told = async {
+        while let Some(event) = events.next().await {
+            if is(&event) {
+                return;
             }
         }
+        panic!("the path manager is gone");
     };
-    tokio::time::timeout(Duration::from_secs(60), next)
-        .await
-        .expect("an answer")
+    let told = tokio::time::timeout(Duration::from_secs(60), told).await;
+    told.unwrap_or_else(|_| panic!("nobody has heard of {what}"));
 }
 
 #[test]
