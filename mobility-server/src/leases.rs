@@ -5,7 +5,7 @@
 //! 2. The rules ask for a proxy ([`Leases::ask`]): of those that serve, are not drained and have an address in either
 //!    end's family, the one with the least load gets one ticket for each connection. It answers with an endpoint for each
 //!    end, or refuses. One that grants nothing, or does not answer in time, is passed over for a while, and the next one
-//!    is asked.
+//!    is asked. The rules name those at which nothing came about for this pair.
 //! 3. Each end is told the endpoint and its own leg key ([`Leases::leg_key`]), never the other's.
 //! 4. Agents say through which endpoints their connections go, and when none goes through a proxy any more: the other
 //!    leases are released ([`Leases::release_before`], [`Leases::release_all`]). The proxy goes on for a while, for what is
@@ -271,9 +271,9 @@ impl Leases {
         rows
     }
 
-    /// Whether nobody could be asked.
-    pub fn is_nobody(&self, connections: usize, from: [IpAddr; 2]) -> bool {
-        self.candidates(connections, from).is_empty()
+    /// Whether nobody could be asked but who has one of the addresses in `avoid`.
+    pub fn is_nobody(&self, connections: usize, from: [IpAddr; 2], avoid: &[IpAddr]) -> bool {
+        self.candidates(connections, from, avoid).is_empty()
     }
 
     /// The key between an agent and the proxy under a lease.
@@ -281,15 +281,21 @@ impl Leases {
         self.authority.leg_key(lease, agent)
     }
 
-    /// Asks one proxy after another for ports; none: nobody has any.
-    pub async fn ask(&self, key: &PairKey, labels: &[u64], from: [IpAddr; 2]) -> Vec<ProxyGrant> {
+    /// Asks one proxy after another for ports, but none with an address in `avoid`; none: nobody has any.
+    pub async fn ask(
+        &self,
+        key: &PairKey,
+        labels: &[u64],
+        from: [IpAddr; 2],
+        avoid: &[IpAddr],
+    ) -> Vec<ProxyGrant> {
         let labels: Vec<u64> = labels
             .iter()
             .copied()
             .filter(|label| *label != 0)
             .take(AT_ONCE)
             .collect();
-        for (id, uri, out) in self.candidates(labels.len(), from) {
+        for (id, uri, out) in self.candidates(labels.len(), from, avoid) {
             let grants = self.ask_one(id, &uri, &out, key, &labels, from).await;
             if !grants.is_empty() {
                 tracing::info!(pair = %key.pair, proxy = uri, connections = grants.len(), "a proxy relays");
@@ -304,7 +310,12 @@ impl Leases {
     }
 
     /// Who could relay so many connections more, the best first.
-    fn candidates(&self, connections: usize, from: [IpAddr; 2]) -> Vec<(u64, String, Orders)> {
+    fn candidates(
+        &self,
+        connections: usize,
+        from: [IpAddr; 2],
+        avoid: &[IpAddr],
+    ) -> Vec<(u64, String, Orders)> {
         let now = Instant::now();
         let books = self.lock();
         let mut fit: Vec<_> = books
@@ -318,11 +329,15 @@ impl Leases {
                     let length = if end.is_ipv4() { 4 } else { 16 };
                     row.addresses.iter().any(|address| address.len() == length)
                 };
+                let avoided = |address: &Vec<u8>| {
+                    convert::address(address).is_ok_and(|address| avoid.contains(&address))
+                };
                 let fits = row.kind == i32::from(pb::relay_hello::Kind::SymmetricProxy)
                     && !row.draining
                     && connections > 0
                     && load <= row.capacity
-                    && from.iter().all(|end| reaches(*end));
+                    && from.iter().all(|end| reaches(*end))
+                    && !row.addresses.iter().any(avoided);
                 let passed_over = serving.passed_over_until.is_some_and(|until| now < until);
                 // In thousandths of what it can hold.
                 let share = load.saturating_mul(1000) / row.capacity.max(1);

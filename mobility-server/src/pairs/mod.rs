@@ -431,22 +431,26 @@ impl Pairs {
                     }
                 });
             }
-            ServerAction::AskProxy { decision, from, .. } if self.leases.is_nobody(1, from) => {
+            ServerAction::AskProxy {
+                decision,
+                from,
+                ref avoid,
+                ..
+            } if self.leases.is_nobody(1, from, avoid) => {
                 self.counters.count("proxy_unavailable");
-                events.push(ServerEvent::ProxyAnswered {
-                    decision,
-                    grants: Vec::new(),
-                });
+                let grants = Vec::new();
+                events.push(ServerEvent::ProxyAnswered { decision, grants });
             }
             ServerAction::AskProxy {
                 decision,
                 labels,
                 from,
+                avoid,
             } => {
                 let (pairs, key) = (self.clone(), key.clone());
                 // What both ends were told meanwhile goes on.
                 tokio::spawn(async move {
-                    let grants = pairs.leases.ask(&key, &labels, from).await;
+                    let grants = pairs.leases.ask(&key, &labels, from, &avoid).await;
                     let event = ServerEvent::ProxyAnswered { decision, grants };
                     if let Err(error) = pairs.apply_later(key.clone(), event).await {
                         tracing::warn!(%error, pair = %key.pair, "what a proxy has granted is lost");

@@ -44,11 +44,8 @@ pub fn encode(record: &PairRecord, now: Timestamp) -> Bytes {
         rests_until: record.rests_until.map(nanos),
         empty_since: record.empty_since.map(nanos),
         updated: nanos(now),
-        leaving: record
-            .leaving
-            .iter()
-            .map(|one| convert::address_bytes(*one))
-            .collect(),
+        leaving: address_list(&record.leaving),
+        avoided: address_list(&record.avoided),
     };
     message.encode_to_vec().into()
 }
@@ -80,6 +77,7 @@ pub fn decode(bytes: &[u8]) -> Option<(PairRecord, Timestamp)> {
         rests_until: message.rests_until.map(timestamp),
         empty_since: message.empty_since.map(timestamp),
         leaving: message.leaving.iter().filter_map(|one| address(one)).collect(),
+        avoided: message.avoided.iter().filter_map(|one| address(one)).collect(),
     };
     Some((record, timestamp(message.updated)))
 }
@@ -110,6 +108,10 @@ fn endpoint(message: Option<stored::Endpoint>) -> Option<Endpoint> {
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {
     convert::address(bytes).ok()
+}
+
+fn address_list(addresses: &[IpAddr]) -> Vec<Vec<u8>> {
+    addresses.iter().map(|one| convert::address_bytes(*one)).collect()
 }
 
 fn port(port: u32) -> Option<u16> {

@@ -160,6 +160,8 @@ pub enum ServerAction {
         labels: Vec<u64>,
         /// From where each end's MSYN will come, in the order of the record's ends.
         from: [IpAddr; 2],
+        /// Addresses of proxies that are not to be asked: nothing came about there.
+        avoid: Vec<IpAddr>,
     },
     /// Every try was made; both ends wait. For the log and a counter.
     NoWay,

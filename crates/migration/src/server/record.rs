@@ -129,6 +129,8 @@ pub struct PairRecord {
     pub empty_since: Option<Timestamp>,
     /// The addresses of the proxy that has to be left; empty: none has.
     pub leaving: Vec<IpAddr>,
+    /// The addresses of proxies that have granted something with which nothing came about, since the tries began.
+    pub avoided: Vec<IpAddr>,
 }
 
 impl PairRecord {
@@ -146,6 +148,7 @@ impl PairRecord {
             rests_until: None,
             empty_since: None,
             leaving: Vec::new(),
+            avoided: Vec::new(),
         }
     }
 
@@ -156,6 +159,13 @@ impl PairRecord {
 
     pub(super) fn end_mut(&mut self, side: Side) -> &mut End {
         &mut self.ends[side.index()]
+    }
+
+    /// Nothing counts as tried any more.
+    pub(super) fn begin_anew(&mut self) {
+        self.tried.clear();
+        self.avoided.clear();
+        self.rests_until = None;
     }
 
     /// Who is on this side.

@@ -205,8 +205,7 @@ impl Turn<'_> {
         };
         self.record.end_mut(side).present = Some(stream);
         if self.record.decision.is_none() {
-            self.record.tried.clear();
-            self.record.rests_until = None;
+            self.record.begin_anew();
         }
         if self.told().is_some() {
             self.tell(side);
@@ -273,8 +272,7 @@ impl Turn<'_> {
             return;
         }
         self.record.leaving = addresses;
-        self.record.tried.clear();
-        self.record.rests_until = None;
+        self.record.begin_anew();
         self.decide();
     }
 
@@ -324,8 +322,7 @@ impl Turn<'_> {
             self.escalate();
         }
         if self.record.rests_until.is_some_and(|until| until <= now) {
-            self.record.rests_until = None;
-            self.record.tried.clear();
+            self.record.begin_anew();
             self.record.narrowed.clear();
             self.decide();
         }

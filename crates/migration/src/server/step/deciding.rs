@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// So many addresses of proxies are avoided at most: after that what is left counts as tried.
+const MOST_AVOIDED: usize = 16;
+
 impl Turn<'_> {
     /// Says something to who has just reported: a destination if there is one, or that it has to wait.
     pub(super) fn answer(&mut self, side: Side) {
@@ -21,9 +24,8 @@ impl Turn<'_> {
             return self.drop_decision(&Side::BOTH);
         };
         if found.counters != self.record.tried_for {
-            self.record.tried.clear();
+            self.record.begin_anew();
             self.record.narrowed.clear();
-            self.record.rests_until = None;
             self.record.tried_for = found.counters;
         } else if self.record.rests_until.is_some() {
             return;
@@ -106,6 +108,7 @@ impl Turn<'_> {
                 decision: number,
                 labels: missing,
                 from,
+                avoid: self.record.avoided.clone(),
             });
         }
     }
@@ -137,6 +140,7 @@ impl Turn<'_> {
     pub(super) fn escalate(&mut self) {
         let told: Vec<Side> = self.told().map(|_| Side::BOTH.to_vec()).unwrap_or_default();
         self.failed = self.record.decision.take();
+        self.avoid_the_proxy();
         let number = self.failed.as_ref().map(|decision| decision.number);
         self.decide();
         if self.told().is_none()
@@ -148,6 +152,20 @@ impl Turn<'_> {
                     self.tell_waiting(side);
                 }
             }
+        }
+    }
+
+    /// A proxy at which nothing came about, though it has granted ports, is passed over, and another one is tried.
+    fn avoid_the_proxy(&mut self) {
+        let failed = self.failed.iter().filter(|failed| failed.what == Try::Proxy);
+        let granted = failed.flat_map(|failed| failed.grants.iter().flat_map(|grant| grant.legs));
+        let mut others: Vec<IpAddr> = granted.map(|leg| leg.address).collect();
+        others.sort_unstable();
+        others.dedup();
+        others.retain(|address| !self.record.avoided.contains(address));
+        if !others.is_empty() && self.record.avoided.len() < MOST_AVOIDED {
+            self.record.avoided.extend(others);
+            self.record.tried.retain(|what| *what != Try::Proxy);
         }
     }
 

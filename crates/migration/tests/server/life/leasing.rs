@@ -95,11 +95,88 @@ fn a_lease_does_not_serve_an_end_that_has_gone_elsewhere() {
 }
 
 #[test]
-fn a_lease_with_which_nothing_came_about_is_not_handed_out_again() {
+fn a_proxy_that_was_asked_beside_a_try_serves_when_that_fails() {
+    let mut bench = Bench::new();
+    bench.report(A, predictable(report(A, 1, "192.168.1.2")), "198.51.100.1");
+    bench.report(B, predictable(report(B, 1, "192.168.1.2")), "203.0.113.1");
+    assert_eq!(bench.told_to(), [Some(Simultaneous); 2]);
+    assert_eq!(asked(&bench).expect("at the same time").0, [99]);
+    answer(&mut bench, &[99]);
+    assert_eq!(bench.told_to(), [None, None], "the try goes on");
+    bench.fail(A);
+    assert_eq!(bench.told_to(), [Some(Proxy); 2], "nobody waits for a proxy");
+    assert_eq!(asked(&bench), None);
+    assert_eq!(leases(&bench, A), [[99; 16]]);
+}
+
+/// Addresses of proxies that are not to be asked, where one is asked in this step.
+fn avoided(bench: &Bench) -> Option<Vec<IpAddr>> {
+    bench.out.iter().find_map(|action| match action {
+        ServerAction::AskProxy { avoid, .. } => Some(avoid.clone()),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_lease_with_which_nothing_came_about_is_not_handed_out_again_and_another_proxy_is_asked() {
+    let mut bench = granted();
+    let first = bench.record.decisions;
+    bench.fail(A);
+    assert_eq!(asked(&bench).expect("another one").0, [99]);
+    assert_eq!(avoided(&bench), Some(vec![address("192.0.2.9")]));
+    assert_eq!(bench.cancelled(A), Some(false), "its report counts as before");
+    assert_ne!(bench.record.decisions, first);
+    let at = Endpoint::new(address("192.0.2.10"), 20_000);
+    bench.tell(ServerEvent::ProxyAnswered {
+        decision: bench.record.decisions,
+        grants: vec![ProxyGrant {
+            legs: [at; 2],
+            ..grant(99)
+        }],
+    });
+    assert_eq!(bench.told_to(), [Some(Proxy), Some(Proxy)]);
+    assert_eq!(bench.told(A).map(|told| told.peer_address), Some(at.address));
+    // Nothing came about there either.
+    bench.fail(B);
+    let both = ["192.0.2.9", "192.0.2.10"].map(address).to_vec();
+    assert_eq!(avoided(&bench), Some(both));
+    answer(&mut bench, &[]);
+    assert!(bench.out.contains(&ServerAction::NoWay), "there is no third");
+    assert_eq!(bench.record.decision, None);
+    // After a rest all may be better than they were.
+    bench.wait(bench.rules.rest);
+    assert_eq!(avoided(&bench), Some(Vec::new()));
+}
+
+#[test]
+fn who_has_moved_on_may_find_a_proxy_better_than_before() {
     let mut bench = granted();
     bench.fail(A);
-    bench.report(A, report(A, 2, "192.168.1.2"), "198.51.100.1");
-    assert_eq!(asked(&bench).expect("another one").0, [99]);
+    answer(&mut bench, &[]);
+    bench.report(A, report(A, 2, "192.168.7.2"), "198.51.100.7");
+    assert_eq!(avoided(&bench), Some(Vec::new()));
+}
+
+#[test]
+fn a_proxy_that_names_ever_new_addresses_is_not_asked_for_ever() {
+    let mut bench = granted();
+    for number in 0..100 {
+        bench.fail(A);
+        if asked(&bench).is_none() {
+            assert!(bench.out.contains(&ServerAction::NoWay));
+            assert!(number < 20, "after {number}");
+            return;
+        }
+        let at = Endpoint::new(IpAddr::from([192, 0, 2, 20 + number]), 20_000);
+        bench.tell(ServerEvent::ProxyAnswered {
+            decision: bench.record.decisions,
+            grants: vec![ProxyGrant {
+                legs: [at; 2],
+                ..grant(99)
+            }],
+        });
+    }
+    panic!("it is asked for ever");
 }
 
 #[test]
