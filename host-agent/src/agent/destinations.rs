@@ -332,7 +332,12 @@ impl<D: Datapath> Agent<D> {
                 continue;
             };
             let proxy = Endpoint { address, port: *port };
-            if let Err(error) = self.name_proxy(*identity, RelayLeg { proxy, key }) {
+            let leg = RelayLeg { proxy, key };
+            if self.is_well_at(identity, &leg) {
+                any = true;
+                continue;
+            }
+            if let Err(error) = self.name_proxy(*identity, leg) {
                 tracing::error!(%error, "a proxy cannot be heard");
                 self.timeline.count("datapath_error");
                 continue;
@@ -341,6 +346,14 @@ impl<D: Datapath> Agent<D> {
             any = true;
         }
         any
+    }
+
+    /// Whether a connection goes through this very port of a proxy, and nothing is wrong with it: to knock there again would
+    /// be a move without need.
+    fn is_well_at(&self, identity: &Tuple, leg: &RelayLeg) -> bool {
+        self.sessions.get(identity).is_some_and(|managed| {
+            managed.is_relayed() && !managed.machine.troubled() && managed.leg_in_use() == Some(leg)
+        })
     }
 
     /// The connections that a destination is about, with the peer's port of each.

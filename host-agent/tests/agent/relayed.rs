@@ -1,6 +1,7 @@
 //! Two ends that cannot reach each other, and a proxy that both can reach.
 
 use host_agent::server::bytes_of;
+use migration::Timestamp;
 use proto::mobility::v1 as said;
 use said::destination::Action;
 use said::server_message::Body;
@@ -8,6 +9,7 @@ use wire::request::RequestType;
 use wire::segment::Segment;
 use wire::tuple::{Endpoint, Tuple};
 
+use crate::servers::{destination, report, say};
 use crate::world::{Fate, Proxy, Side, World, address, millis, seen_by};
 
 const PROXY: &str = "100.64.8.2";
@@ -45,8 +47,9 @@ fn both_moved(lost: impl FnMut(&Segment) -> bool + 'static) -> (World, Tuple) {
     (world, connection)
 }
 
-/// A server says to both that the proxy relays; `keys`: those of the right legs.
-fn told(world: &mut World, keys: [bool; 2]) {
+/// A server says to both that the proxy relays; `keys`: those of the right legs. Gives back what it has said.
+fn told(world: &mut World, keys: [bool; 2]) -> Vec<said::Destination> {
+    let mut all = Vec::new();
     for (at, side) in [Side::A, Side::B].into_iter().enumerate() {
         let now = world.now;
         let wanted = world.host(side).wanted(now);
@@ -71,9 +74,11 @@ fn told(world: &mut World, keys: [bool; 2]) {
             leg_keys: [(label, key.to_vec())].into(),
             ..said::Destination::default()
         };
+        all.push(destination.clone());
         world.host(side).told(Body::Destination(destination), now);
         world.run(millis(20));
     }
+    all
 }
 
 fn is_relayed(world: &mut World, side: Side, connection: Tuple) -> bool {
@@ -107,6 +112,69 @@ fn two_ends_behind_napts_meet_at_the_proxy_that_a_server_names() {
     world.run(millis(20_000));
     assert_eq!(world.count(RequestType::MigrateAck), 0, "{}", world.story());
     assert_eq!(world.count(RequestType::Msyn), 0, "{}", world.story());
+}
+
+#[test]
+fn who_is_well_at_the_port_that_a_server_names_once_more_does_not_move() {
+    let (mut world, connection) = both_moved(|_| false);
+    let said = told(&mut world, [true, true]);
+    let mut world = resumes(world, connection);
+    let wires = [Side::A, Side::B].map(|side| world.wire(side, connection));
+    world.trace.clear();
+    for (side, destination) in [Side::A, Side::B].into_iter().zip(said) {
+        // As to an end that is there and has reported nothing: a stream that comes back hears it again.
+        let again = said::Destination {
+            move_counter: 0,
+            ..destination
+        };
+        let now = world.now;
+        world.host(side).told(Body::Destination(again), now);
+        world.run(millis(3_000));
+    }
+    assert_eq!(world.count(RequestType::Msyn), 0, "{}", world.story());
+    assert_eq!([Side::A, Side::B].map(|side| world.wire(side, connection)), wires);
+    world.assert_data_flows(connection);
+}
+
+#[test]
+fn who_is_relayed_asks_for_a_direct_path_by_itself_ever_less_often() {
+    let (mut world, connection) = both_moved(|_| false);
+    told(&mut world, [true, true]);
+    let mut world = resumes(world, connection);
+    let mut wishes: Vec<(u64, Timestamp)> = Vec::new();
+    for _ in 0..5_000 {
+        world.run(millis(100));
+        let now = world.now;
+        let reports = world.a.wanted(now).reports.into_values().map(|one| one.report);
+        for report in reports.filter(|report| report.relayed() == said::mobility_report::Relayed::Works) {
+            if wishes.last().is_none_or(|(last, _)| *last < report.move_counter) {
+                wishes.push((report.move_counter, now));
+            }
+        }
+    }
+    let pauses = wishes.windows(2).map(|two| two[1].1.since(two[0].1).as_secs());
+    assert_eq!(pauses.collect::<Vec<_>>(), [60, 120, 240]);
+    assert!(is_relayed(&mut world, Side::A, connection), "the relay goes on");
+}
+
+#[test]
+fn who_opens_its_napt_beside_the_relay_reaches_nobody_and_goes_on_through_it() {
+    const ELSEWHERE: &str = "203.0.113.77";
+    let (mut world, connection) = both_moved(|_| false);
+    told(&mut world, [true, true]);
+    let mut world = resumes(world, connection);
+    assert_eq!(report(&mut world, Side::A), None, "not at once");
+    world.run(millis(3_000));
+    let own = report(&mut world, Side::A).expect("it wishes for a direct path");
+    world.trace.clear();
+    say(&mut world, Side::A, destination(&own, ELSEWHERE, Action::Open, 2));
+    world.run(millis(3_000));
+    let there = world.trace.iter().map(|(segment, _)| segment);
+    let there = there.filter(|segment| segment.destination.address == address(ELSEWHERE));
+    let hops: Vec<u8> = there.map(|segment| segment.hop_limit).collect();
+    assert!(!hops.is_empty() && hops.iter().all(|hops| *hops == 2), "{hops:?}");
+    assert!(is_relayed(&mut world, Side::A, connection));
+    world.assert_data_flows(connection);
 }
 
 #[test]

@@ -217,6 +217,28 @@ fn two_hosts_that_moved_at_once_meet_where_a_server_says() {
 }
 
 #[test]
+fn of_two_that_send_at_once_the_first_msyn_dies_on_the_way() {
+    for (action, short) in [
+        (Action::SendMsyn, [false, false]),
+        (Action::Simultaneous, [true, false]),
+    ] {
+        let (mut world, _) = world();
+        world.interfere(|_| Fate::Lost);
+        both_moved(&mut world);
+        let own = report(&mut world, Side::A).expect("a report");
+        world.trace.clear();
+        say(&mut world, Side::A, destination(&own, "198.51.100.9", action, 1));
+        world.run(millis(2_000));
+        let there = world.trace.iter().map(|(segment, _)| segment).filter(|segment| {
+            let is_msyn = |request: wire::request::Request| request.r#type == RequestType::Msyn;
+            segment.destination.address == address("198.51.100.9") && segment.migrate.is_some_and(is_msyn)
+        });
+        let hops: Vec<bool> = there.map(|segment| segment.hop_limit == 2).take(2).collect();
+        assert_eq!(hops, short, "{}", action.as_str_name());
+    }
+}
+
+#[test]
 fn a_further_move_is_a_report_with_a_higher_number() {
     let (mut world, _) = world();
     both_moved(&mut world);
