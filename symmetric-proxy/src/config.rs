@@ -290,6 +290,12 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_connection_is_kept_for_as_long_as_rfc_5382_asks() {
+        let asked = 2.0 * 3600.0 + 4.0 * 60.0;
+        assert!(Config::default().timeouts.idle >= asked);
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_with_its_key() {
         for (text, key) in [
             ("ports = [80, 90]", "`ports`"),

@@ -229,6 +229,42 @@ fn a_second_proxy_on_the_same_devices_is_refused_and_the_first_goes_on() {
 }
 
 #[test]
+fn doctor_says_whether_the_proxy_runs_and_what_must_be_mended() {
+    isolated(|| {
+        let _world = plug();
+        let mut desk = Desk::open("ports = [40000, 40999]\n");
+        let examined = |desk: &Desk| -> (bool, serde_json::Value) {
+            let output = desk.program(&["doctor", "--json"]).output().unwrap();
+            let findings = serde_json::from_slice(&output.stdout).unwrap();
+            (output.status.success(), findings)
+        };
+        let verdict = |findings: &serde_json::Value, subject: &str| -> String {
+            let of = findings.as_array().unwrap().iter();
+            let mut of = of.filter(|finding| finding["subject"] == subject);
+            of.next().expect(subject)["verdict"].as_str().unwrap().to_owned()
+        };
+        let (well, findings) = examined(&desk);
+        assert!(well, "{findings}");
+        for (subject, expected) in [
+            ("certificate", "good"),
+            ("servers", "good"),
+            ("addresses", "good"),
+            // This host's own connections use them as well.
+            ("ports", "less"),
+            ("proxy", "good"),
+        ] {
+            assert_eq!(verdict(&findings, subject), expected, "{subject}: {findings}");
+        }
+        desk.end(Signal::SIGKILL);
+        std::fs::remove_file(desk.directory.path().join("identity/host.pem")).unwrap();
+        let (well, findings) = examined(&desk);
+        assert!(!well);
+        assert_eq!(verdict(&findings, "certificate"), "bad");
+        assert_eq!(verdict(&findings, "proxy"), "less");
+    });
+}
+
+#[test]
 fn addresses_come_and_go() {
     isolated(|| {
         let mut world = plug();
