@@ -95,6 +95,75 @@ fn every_link_between_pages_leads_somewhere() {
     );
 }
 
+/// All files below a directory whose name ends like this, without what the build makes.
+fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
+    let (mut open, mut found) = (vec![directory.to_owned()], Vec::new());
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() && !path.ends_with("target") && !path.ends_with(".git") {
+                open.push(path);
+            } else if path.extension().is_some_and(|own| own == extension) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// What stands in code in the cells of a page's tables that say what shows a claim.
+fn shown_by(page: &str) -> Vec<String> {
+    let rows = page
+        .lines()
+        .filter(|line| line.starts_with('|') && !line.starts_with("|---"));
+    let cells = rows.filter_map(|row| row.trim_matches('|').split_once('|'));
+    let words = cells.flat_map(|(_, cell)| {
+        cell.split('`')
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    });
+    words.collect()
+}
+
+#[test]
+fn every_test_that_a_page_names_for_a_claim_exists() {
+    let stories: Vec<String> = files(&root().join("tests/scenarios"), "scn")
+        .iter()
+        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        .collect();
+    let sources: Vec<String> = files(&root(), "rs").iter().map(|path| read(path)).collect();
+    let is_test = |name: &str| {
+        let defined = format!("fn {name}(");
+        sources.iter().any(|text| text.contains(&defined))
+    };
+    let mut missing = Vec::new();
+    for page in ["docs/moves.md", "docs/relayed.md"] {
+        let named = shown_by(&read(&root().join(page)));
+        assert!(named.len() > 40, "{page}: only {} names were found", named.len());
+        for name in named {
+            let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            let there = match name.contains('/') {
+                true => {
+                    root().join(&name).exists() || root().join(format!("tests/scenarios/{name}.scn")).exists()
+                }
+                // A word of an output, or a command, is no name of a test.
+                false if !plain || !name.contains('_') && !stories.contains(&name) => true,
+                false => is_test(&name) || stories.iter().any(|story| story.contains(&name)),
+            };
+            if !there {
+                missing.push(format!("{page}: {name}"));
+            }
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "named, and not there:\n{}",
+        missing.join("\n")
+    );
+}
+
 /// The program beside this test, as `cargo build` leaves it, or the one that `LAB_AGENT` names.
 fn agent() -> PathBuf {
     if let Some(named) = std::env::var_os("LAB_AGENT") {

@@ -51,6 +51,28 @@ fn a_connection_that_has_used_up_its_numbers_stays_where_it_is() {
     );
 }
 
+/// Two ends that send at once, each time after the same pause, would miss each other for ever.
+#[test]
+fn pauses_are_jittered_around_what_they_should_be_and_no_two_attempts_keep_step() {
+    let policy = Policy::default();
+    let pauses = |random: u64| -> Vec<Duration> {
+        let crossing = policy.crossing_pause(random);
+        let backoffs = (1..=4).map(|tries| policy.msyn_backoff(tries, random));
+        std::iter::once(crossing).chain(backoffs).collect()
+    };
+    let middles = [60, 250, 500, 1000, 2000];
+    let mut seen = std::collections::HashSet::new();
+    for random in 0..200 {
+        let pauses = pauses(random);
+        for (pause, middle) in pauses.iter().zip(middles) {
+            let off = pause.as_millis().abs_diff(middle);
+            assert!(off * 4 <= middle, "{pause:?} is not around {middle} ms");
+        }
+        seen.insert(pauses);
+    }
+    assert!(seen.len() > 190, "{} different ones of 200", seen.len());
+}
+
 #[test]
 fn repetitions_have_the_same_number_and_sequence_number_and_come_ever_slower() {
     let mut bench = Bench::moved();
