@@ -6,4 +6,5 @@ mod init;
 mod lifecycle;
 mod matching;
 mod operators;
+mod proxies;
 mod sessions;

@@ -1,10 +1,7 @@
 //! Which of several symmetric proxies is asked: by load, by what it can reach, and by what has come of it.
 
-mod common;
-
 use std::time::Instant;
 
-use common::*;
 use proto::mobility::v1 as pb;
 use proto::mobility::v1::agent_message::Body as Says;
 use proto::mobility::v1::destination::Action;
@@ -15,6 +12,8 @@ use proto::mobility::v1::relays_client::RelaysClient;
 use proto::mobility::v1::server_message::Body as Hears;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+
+use crate::common::*;
 
 const MEMORY: &str = "[store]\nbackend = \"memory\"";
 
