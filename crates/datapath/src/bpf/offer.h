@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* Migrate-Permit on SYN and SYN-ACK, and the life of a connection as its socket tells it.
  *
- * An initiator offers on its first SYN only (a middlebox that drops the option costs one retransmission) and
+ * An initiator offers on its first SYN and the one after, not on the third, and so on: one that is lost on a bad path costs
+ * no protection, and a middlebox that drops the option costs two retransmissions. It
  * says it again on its first ACK, for listeners that answered with a syncookie and forgot the SYN. A listener
  * answers an offer with an offer. When both were made, the connection is entered in `connections`. */
 #pragma once
@@ -119,7 +120,7 @@ static __always_inline void want_room(struct bpf_sock_ops *skops)
 	if (flags & TCPHDR_SYN && flags & TCPHDR_ACK) {
 		if (!find_permit(skops, &permit, BPF_LOAD_HDR_OPT_TCP_SYN))
 			return;
-	} else if (flags & TCPHDR_SYN && skops->total_retrans) {
+	} else if (flags & TCPHDR_SYN && skops->total_retrans % 3 == 2) {
 		return;
 	}
 	bpf_reserve_hdr_opt(skops, PERMIT_LENGTH, 0);
