@@ -147,8 +147,8 @@ impl Cell {
     /// What a NAPT may drop as invalid. Where the responder's TCP sends before its agent has shown the NAPT where it stands
     /// (decision 21), what acknowledges that is dropped and sent again: up to a window of acknowledgements.
     fn tolerates(&self) -> &'static str {
-        match (self.mover, self.work) {
-            (Mover::Both, "exchange") => "<=100",
+        match self.work {
+            "exchange" => "<=100",
             _ => "=0",
         }
     }
