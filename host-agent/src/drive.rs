@@ -250,6 +250,9 @@ async fn run_with(config: Config, control_listener: tokio::net::UnixListener) ->
             Some(peer) = driver.later.1.recv() => driver.dial_unless_paired(peer),
             Some(call) = calls.recv() => driver.answer(call, &agent_id).await,
             _ = tick.tick() => {
+                // The kernel wakes whoever has read all that came before. Who reads at that very moment may be missed, and is
+                // then never woken again: so nobody relies on it alone.
+                driver.datapath_events();
                 let now = driver.clock.now();
                 driver.agent.tick(now);
                 if driver.overrun {

@@ -183,6 +183,9 @@ async fn serve(
                 }
             }
             _ = tick.tick() => {
+                // The kernel wakes whoever has read all that came before. Who reads at that very moment may be missed, and is
+                // then never woken again: so nobody relies on it alone.
+                proxy.hear().await;
                 if looks.are_due() {
                     proxy.look_around(looks.take_changed()).await;
                 }

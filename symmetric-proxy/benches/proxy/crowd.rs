@@ -107,6 +107,7 @@ pub fn measure(connections: usize) -> Crowd {
 /// Both ends of each of these send their MSYN, until all are answered; how many had to be repeated.
 fn knock(world: &mut World, desk: &Desk, all: &[Relayed], which: std::ops::Range<usize>) -> usize {
     let mut waiting = std::collections::HashMap::new();
+    let what = format!("answers to {which:?}");
     for number in which {
         let keys = desk.keys_of_number(number as u32);
         for (leg, keys) in keys.iter().enumerate() {
@@ -117,7 +118,7 @@ fn knock(world: &mut World, desk: &Desk, all: &[Relayed], which: std::ops::Range
         }
     }
     let (mut repeated, mut since) = (0, Instant::now());
-    until("all answers", || {
+    until(&what, || {
         while let Some(heard) = world.next() {
             waiting.remove(&heard.tuple().remote);
             if waiting.is_empty() {
