@@ -45,7 +45,7 @@ struct Relay {
     now: Timestamp,
     /// Migrate-Acks that get lost from now on.
     lose: usize,
-    /// Ends whose data path hears a Migrate-Ack before it was told to commit by it.
+    /// Ends whose data path hears the next Migrate-Ack before it was told to commit by it.
     late: [bool; 2],
 }
 
@@ -86,11 +86,15 @@ impl Relay {
     }
 
     fn relayed() -> Self {
-        Self::relayed_while([false; 2])
+        Self::relayed_while([false; 2], 0)
     }
 
-    fn relayed_while(late: [bool; 2]) -> Self {
-        let mut relay = Self { late, ..Self::new() };
+    fn relayed_while(late: [bool; 2], lose: usize) -> Self {
+        let mut relay = Self {
+            late,
+            lose,
+            ..Self::new()
+        };
         for which in [0, 1] {
             relay.leave(which);
             relay.ends[which].place = at(["192.168.1.2:7000", "192.168.2.2:7000"][which]);
@@ -252,7 +256,8 @@ impl Relay {
         }
         let wire = Tuple::new(to, at(PROXY));
         let fits = (wire, third.req_no, third.seq, third.ack);
-        let event = match self.ends[other].expected.contains(&fits) && !self.late[other] {
+        let late = std::mem::take(&mut self.late[other]);
+        let event = match self.ends[other].expected.contains(&fits) && !late {
             true => Event::Committed {
                 req_no: third.req_no,
                 wire,
@@ -320,7 +325,20 @@ fn both_ends_meet_at_the_proxy() {
 #[test]
 fn a_migrate_ack_that_overtakes_an_agent_commits() {
     for late in [[true, false], [false, true], [true, true]] {
-        Relay::relayed_while(late).works();
+        let relay = Relay::relayed_while(late, 0);
+        relay.works();
+        let committed = |relay: &Relay| [0, 1].map(|end: usize| relay.ends[end].machine.committed());
+        assert_eq!(
+            committed(&relay),
+            committed(&Relay::relayed()),
+            "as if it had come after"
+        );
+        // What is lost is asked for again by who has not heard it.
+        for lose in 1..4 {
+            let mut relay = Relay::relayed_while(late, lose);
+            relay.wait(Duration::from_secs(10));
+            relay.works();
+        }
     }
 }
 
