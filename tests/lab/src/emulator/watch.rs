@@ -86,11 +86,18 @@ fn is_local(address: IpAddr) -> bool {
 pub struct Watch {
     pub devices: [Arc<DeviceWatch>; 2],
     capture: Capture,
+    /// One moment on both clocks. Times in the capture are counted from it: read one after the other for each frame,
+    /// the clocks would differ by whatever came between, and a frame seem to travel faster than its delay.
+    begun: (Instant, SystemTime),
 }
 
 impl Watch {
     pub fn new(devices: [Arc<DeviceWatch>; 2], capture: Capture) -> Watch {
-        Watch { devices, capture }
+        Watch {
+            devices,
+            capture,
+            begun: (Instant::now(), SystemTime::now()),
+        }
     }
 
     /// A frame (without offload header) passes a device. `length` is its full length.
@@ -103,7 +110,9 @@ impl Watch {
         packet: Option<&Packet>,
         now: Instant,
     ) {
-        self.passed(device, way, frame, length, packet, (now, SystemTime::now()));
+        let (instant, time) = self.begun;
+        let time = time + now.saturating_duration_since(instant);
+        self.passed(device, way, frame, length, packet, (now, time));
     }
 
     /// The same for a frame that passed a little earlier, by the clock on the wall.
