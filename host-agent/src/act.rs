@@ -42,7 +42,7 @@ impl<D: Datapath> Agent<D> {
                         .note(identity, "msyn", format!("{from} -> {to} number {}", req_no.0));
                 }
                 let brief = self.opens(identity, to) || tries == 1 && self.crosses(identity, req_no);
-                self.send_request(identity, tuple, token_of, req_no, |tuple, standing, syn| {
+                self.send_request(identity, false, tuple, token_of, req_no, |tuple, standing, syn| {
                     let standing = Standing {
                         seq,
                         rcv_nxt,
@@ -84,6 +84,7 @@ impl<D: Datapath> Agent<D> {
             } => {
                 self.send_request(
                     identity,
+                    true,
                     Tuple::new(from, to),
                     token_of,
                     req_no,
@@ -112,6 +113,7 @@ impl<D: Datapath> Agent<D> {
             } => {
                 self.send_request(
                     identity,
+                    false,
                     Tuple::new(from, to),
                     token_of,
                     req_no,
@@ -147,6 +149,7 @@ impl<D: Datapath> Agent<D> {
             Action::SendMigrateReset { from, to, token_of } => {
                 self.send_request(
                     identity,
+                    false,
                     Tuple::new(from, to),
                     token_of,
                     ReqNo::UNMOVED,

@@ -9,6 +9,7 @@ use migration::{Adopted, Machine, Policy, Timestamp};
 use uuid::Uuid;
 use wire::keys::{ConnectionKeys, MacKey, Role, TokenKey};
 use wire::reqno::ReqNo;
+use wire::token::Token;
 use wire::tuple::{Endpoint, Tuple};
 
 /// The keys that one pair would give a connection.
@@ -21,6 +22,9 @@ pub struct KeySet {
     /// The pair key's epoch.
     pub epoch: u32,
 }
+
+/// Tokens of so many numbers back are still known for their keys'.
+const RETIRED: u32 = 64;
 
 /// What must be seen before the kernel gets its own timeouts back.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +72,9 @@ pub struct Managed {
     pub chosen: usize,
     /// Whether a MAC has fitted it; until then what is sent is signed with each candidate's key.
     pub proven: bool,
+    /// The candidate that the peer used last: answers are signed with that, for it need not have the one that counts
+    /// here.
+    pub asked_under: Option<usize>,
     /// What its socket is asked for.
     pub flags: SessionFlags,
     /// The numbers whose tokens the data path knows.
@@ -204,6 +211,7 @@ impl Managed {
             candidates,
             chosen: 0,
             proven: false,
+            asked_under: None,
             flags: SessionFlags {
                 hold_reset: true,
                 watch: true,
@@ -257,6 +265,63 @@ impl Managed {
     /// The keys in force.
     pub fn keys(&self) -> &KeySet {
         &self.candidates[self.chosen]
+    }
+
+    /// The keys that a segment is signed with, each in a copy of its own: only the right agent knows the token of its
+    /// own. What the peer hears first counts at once.
+    pub fn signers(&self, answers: bool) -> Vec<&KeySet> {
+        if answers {
+            return vec![self.answer_keys()];
+        }
+        let mut sets = vec![self.keys()];
+        if !self.proven {
+            let others = self.candidates.iter().enumerate();
+            sets.extend(others.filter(|(place, _)| *place != self.chosen).map(|(_, set)| set));
+        }
+        sets
+    }
+
+    /// The keys that the peer used last.
+    pub fn answer_keys(&self) -> &KeySet {
+        let place = self.asked_under.unwrap_or(self.chosen);
+        self.candidates.get(place).unwrap_or(self.keys())
+    }
+
+    /// The peer has used a candidate's keys; `decides`: the connection goes on under them.
+    pub fn shown(&mut self, place: usize, decides: bool) {
+        self.asked_under = Some(place);
+        let unmoved = self.machine.committed() == ReqNo::UNMOVED;
+        let (held, shown) = (self.keys(), &self.candidates[place]);
+        let newer = held.pair_id == shown.pair_id && held.epoch > shown.epoch;
+        let counts = decides || unmoved && !(self.proven && newer);
+        if counts {
+            self.chosen = place;
+        }
+        self.proven |= self.chosen == place;
+    }
+
+    /// The numbers whose tokens a segment may carry: one may have been retired while its segment was on the way here.
+    pub fn numbers(&self) -> BTreeSet<ReqNo> {
+        let mut numbers = self.tokens.clone();
+        if self.machine.committed() == ReqNo::UNMOVED {
+            numbers.insert(ReqNo::UNMOVED);
+        }
+        numbers.extend([self.machine.committed(), self.machine.known()]);
+        numbers
+    }
+
+    /// The candidate that gives this token, `likely` before the others.
+    pub fn place_of(&self, token: Token, likely: usize) -> Option<usize> {
+        let any = |numbers: &mut dyn FnMut(&KeySet) -> bool| {
+            let places = std::iter::once(likely).chain(0..self.candidates.len());
+            let mut held = places.filter_map(|place| Some((place, self.candidates.get(place)?)));
+            held.find(|(_, set)| numbers(set)).map(|(place, _)| place)
+        };
+        let known = self.numbers();
+        let newest = self.machine.highest_seen().0;
+        let retired = newest.saturating_sub(RETIRED)..=newest;
+        any(&mut |set| known.iter().any(|number| set.keys.token(*number) == token))
+            .or_else(|| any(&mut |set| retired.clone().any(|number| set.keys.token(ReqNo(number)) == token)))
     }
 
     /// Takes up further keys, of a connection for which no MAC has shown yet which are right: at most `most`. Where

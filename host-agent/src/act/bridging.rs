@@ -36,7 +36,7 @@ impl<D: Datapath> Agent<D> {
         let both_went_on = ahead(tcp.snd_nxt, seq) > 0 && ahead(tcp.rcv_nxt, ack) > 0;
         let far = ahead(tcp.rcv_nxt, ack).saturating_abs() > UNSCALED;
         let mut show = |seq| {
-            self.send_request(identity, tuple, known, req_no, |tuple, standing, _| {
+            self.send_request(identity, false, tuple, known, req_no, |tuple, standing, _| {
                 Segment::migrate_ack(tuple, Standing { seq, ..standing }, ack)
             });
         };

@@ -11,7 +11,7 @@ impl<D: Datapath> Agent<D> {
         let (wire, known) = (managed.machine.wire(), managed.machine.known());
         self.timeline
             .note(identity, "reset_held", "asking the peer's agent");
-        self.send_request(identity, wire, known, ReqNo::UNMOVED, |tuple, standing, _| {
+        self.send_request(identity, false, wire, known, ReqNo::UNMOVED, |tuple, standing, _| {
             Segment::query(tuple, standing, standing.rcv_nxt)
         });
     }
@@ -30,6 +30,7 @@ impl<D: Datapath> Agent<D> {
         });
         self.send_request(
             heard.identity,
+            true,
             tuple,
             known,
             ReqNo::UNMOVED,

@@ -11,10 +11,11 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LAST_WAIT: Duration = Duration::from_millis(1600);
 
 impl<D: Datapath> Agent<D> {
-    /// Composes, signs and sends a segment with a Migrate-Request.
+    /// Composes, signs and sends a segment with a Migrate-Request; `answers`: to the peer's last.
     pub(super) fn send_request(
         &mut self,
         identity: Tuple,
+        answers: bool,
         tuple: Tuple,
         token_of: ReqNo,
         req_no: ReqNo,
@@ -57,14 +58,7 @@ impl<D: Datapath> Agent<D> {
             let key = proxys.as_ref().unwrap_or_else(|| set.keys.outgoing(managed.role));
             segment.sign(key, ReqNo::UNMOVED).map(|()| segment)
         };
-        // Only the right agent knows the token of its own. What the peer hears first counts at once.
-        let mut sets: Vec<&KeySet> = vec![managed.keys()];
-        if !managed.proven {
-            let chosen = managed.chosen;
-            let others = managed.candidates.iter().enumerate();
-            sets.extend(others.filter(|(place, _)| *place != chosen).map(|(_, set)| set));
-        }
-        let signed: Vec<_> = sets.into_iter().map(sign).collect();
+        let signed: Vec<_> = managed.signers(answers).into_iter().map(sign).collect();
         for segment in signed {
             match segment {
                 Ok(segment) => self.emit(identity, &segment),

@@ -90,7 +90,10 @@ impl<D: Datapath> Agent<D> {
         if heard.candidate == super::relaying::PROXY {
             return self.proxy_heard(kind, &heard, now);
         }
-        if !self.prove(&heard, kind == RequestType::MsynAck) {
+        // One that comes late, for what has been committed, decides nothing.
+        let awaited = |managed: &Managed| heard.req_no > managed.machine.committed();
+        let decides = kind == RequestType::MsynAck && self.sessions.get(&heard.identity).is_some_and(awaited);
+        if !self.prove(&heard, decides) {
             return;
         }
         let Some(managed) = self.sessions.get_mut(&heard.identity) else {
@@ -102,7 +105,7 @@ impl<D: Datapath> Agent<D> {
                 let token_of = managed
                     .tokens
                     .iter()
-                    .find(|number| managed.keys().keys.token(**number) == heard.token)
+                    .find(|number| managed.answer_keys().keys.token(**number) == heard.token)
                     .copied()
                     .unwrap_or(managed.machine.known());
                 let tcp = self.datapath.read_tcp(&heard.identity).ok().flatten();

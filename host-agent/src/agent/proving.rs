@@ -5,7 +5,7 @@
 //! then, makes them differ; a restarted agent finds only the keys in force noted with the connection. What the peer
 //! signs with is right, as long as the exchange is remembered here.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use datapath::Datapath;
@@ -25,63 +25,53 @@ const MOST_DERIVED: usize = 2048;
 impl<D: Datapath> Agent<D> {
     /// Notes with whose keys a genuine segment was signed. The data path says their place among the candidates, as
     /// whoever told it the token counted them: they may have gone elsewhere meanwhile, or be an earlier agent's.
-    /// `decides`: the connection goes on under these; else those of the newest exchange count, of those that the peer
-    /// has shown. False: they are nobody's any more, and nothing may come of the segment.
+    /// `decides`: the connection goes on under these. Else, before its first move, those of the newest exchange count,
+    /// of those that the peer has shown; a connection that has moved keeps its own, and a peer that goes by others is
+    /// answered by those. False: they are nobody's any more, and nothing may come of the segment.
     pub(super) fn prove(&mut self, heard: &Heard, decides: bool) -> bool {
         if heard.candidate == PROXY {
             return true;
         }
-        let Some(managed) = self.sessions.get_mut(&heard.identity) else {
+        let Some(managed) = self.sessions.get(&heard.identity) else {
             return false;
         };
         let (pair_id, isns) = (managed.keys().pair_id, managed.isns);
-        let unmoved = managed.machine.committed() == ReqNo::UNMOVED;
-        let first = unmoved.then_some(ReqNo::UNMOVED);
-        let fits = |set: &KeySet| {
-            let mut numbers = managed.tokens.iter().chain(&first);
-            numbers.any(|number| set.keys.token(*number) == heard.token)
-        };
-        let place = (heard.candidate as usize).min(managed.candidates.len().saturating_sub(1));
-        let found = match managed.candidates.get(place).is_some_and(fits) {
-            true => Some(place),
-            false => managed.candidates.iter().position(fits),
-        };
-        // A number may have been retired while its segment was on the way here.
-        let settled = (managed.proven || !unmoved).then_some(managed.chosen);
-        if let Some(place) = found.or(settled) {
-            let (held, shown) = (managed.keys(), &managed.candidates[place]);
-            let newer = held.pair_id == shown.pair_id && held.epoch > shown.epoch;
-            let before = managed.chosen;
-            if decides || !(managed.proven && newer) {
-                managed.chosen = place;
-            }
-            managed.proven = true;
-            if managed.chosen != before {
-                self.reporting.renew(pair_id, heard.identity);
-            }
-            return true;
+        let numbers = managed.numbers();
+        let mut place = managed.place_of(heard.token, heard.candidate as usize);
+        if place.is_none()
+            && let Some(set) = self.key_set_of(&pair_id, isns, &numbers, heard.token)
+        {
+            place = self.admit(heard.identity, set);
         }
-        let Some(set) = self.key_set_of(&pair_id, isns, heard.token) else {
+        let Some(place) = place else {
             self.datapath.remove_token(heard.token, &heard.identity);
             self.timeline.count("token_without_keys");
             return false;
         };
-        if let Some(place) = self.admit(heard.identity, set)
-            && let Some(managed) = self.sessions.get_mut(&heard.identity)
-        {
-            managed.chosen = place;
-            managed.proven = true;
+        let Some(managed) = self.sessions.get_mut(&heard.identity) else {
+            return false;
+        };
+        let before = managed.chosen;
+        managed.shown(place, decides);
+        if managed.chosen != before {
+            self.reporting.renew(pair_id, heard.identity);
         }
         true
     }
 
-    /// Of all exchanges of a pair, the keys that give an unmoved connection this token.
-    fn key_set_of(&self, pair_id: &Uuid, isns: (u32, u32), token: Token) -> Option<KeySet> {
+    /// Of all exchanges of a pair, the keys that give a connection this token for one of these numbers.
+    fn key_set_of(
+        &self,
+        pair_id: &Uuid,
+        isns: (u32, u32),
+        numbers: &BTreeSet<ReqNo>,
+        token: Token,
+    ) -> Option<KeySet> {
         let mut sets = self
             .pairs
             .remembered(pair_id)
             .map(|pair| self.key_set(pair, isns));
-        sets.find(|set| set.keys.token(ReqNo::UNMOVED) == token)
+        sets.find(|set| numbers.iter().any(|number| set.keys.token(*number) == token))
     }
 
     /// Keys that a peer has shown to use become candidates; their place.
@@ -125,11 +115,15 @@ impl<D: Datapath> Agent<D> {
     pub(super) fn keys_beside(&self, managed: &Managed, agent_port: u16) -> Vec<KeySet> {
         let noted = managed.keys();
         let (isns, peer) = (managed.isns, managed.identity.remote.address);
+        let numbers: BTreeSet<ReqNo> = match managed.machine.committed() {
+            ReqNo::UNMOVED => BTreeSet::from([ReqNo::UNMOVED]),
+            committed => BTreeSet::from([committed, managed.machine.known()]),
+        };
         let sets = self.pairs.remembered(&noted.pair_id);
         let (told, others): (Vec<KeySet>, Vec<KeySet>) =
             sets.map(|pair| self.key_set(pair, isns)).partition(|set| {
-                let token = set.keys.token(ReqNo::UNMOVED);
-                self.datapath.knows_token(token, &managed.identity)
+                let mut tokens = numbers.iter().map(|number| set.keys.token(*number));
+                tokens.any(|token| self.datapath.knows_token(token, &managed.identity))
             });
         let others = others.into_iter().take(2);
         let mut labels = HashSet::from([noted.keys.label()]);

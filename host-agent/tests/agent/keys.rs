@@ -1,5 +1,6 @@
 //! Which connections get keys, and whose.
 
+use datapath::Datapath;
 use migration::State;
 use wire::request::RequestType;
 use wire::tuple::Tuple;
@@ -354,6 +355,107 @@ fn a_migrate_ack_under_keys_that_were_in_force_commits_with_them() {
     world.leave_alone();
     world.run(millis(1000));
     world.assert_resumed(connection, "192.168.7.9", "203.0.113.3");
+    for side in [Side::A, Side::B] {
+        assert_eq!(label(&mut world, side, connection), before, "{side:?}");
+    }
+}
+
+/// A connection that has moved, and both ends of which another agent drives now. Since the move there have been exchanges.
+fn moved_and_adopted() -> (World, Tuple) {
+    let mut world = World::new();
+    let connection = world.connect();
+    world.lose(Side::A, "10.0.1.2");
+    world.gain(Side::A, "192.168.7.9");
+    world.run(millis(1000));
+    world.assert_resumed(connection, "192.168.7.9", "203.0.113.3");
+    for _ in 0..3 {
+        world.exchange(Side::A);
+    }
+    let now = world.now;
+    world.a.restart_agent(now);
+    world.b.restart_agent(now);
+    world.settle();
+    (world, connection)
+}
+
+#[test]
+fn a_moved_connection_keeps_its_keys_whatever_the_next_agents_try() {
+    let (mut world, connection) = moved_and_adopted();
+    let before = label(&mut world, Side::A, connection);
+    // A's MSYNs come, under the keys in force and under newer ones: its agent cannot know. B's answers get lost.
+    world.interfere(|segment| {
+        let answer = segment
+            .migrate
+            .is_some_and(|request| request.r#type == RequestType::MsynAck);
+        if answer { Fate::Lost } else { Fate::Arrives }
+    });
+    world.lose(Side::A, "192.168.7.9");
+    world.gain(Side::A, "192.168.7.10");
+    world.run(millis(300));
+    assert!(world.count(RequestType::Msyn) > 1);
+    for side in [Side::A, Side::B] {
+        assert_eq!(label(&mut world, side, connection), before, "{side:?}");
+    }
+    // What was newer then is not among the newest any more, so that only what is noted tells the next agent.
+    for _ in 0..3 {
+        world.exchange(Side::A);
+    }
+    let now = world.now;
+    world.b.restart_agent(now);
+    world.leave_alone();
+    world.run(millis(5000));
+    world.assert_resumed(connection, "192.168.7.10", "203.0.113.3");
+    world.assert_data_flows(connection);
+    for side in [Side::A, Side::B] {
+        assert_eq!(label(&mut world, side, connection), before, "{side:?}");
+    }
+}
+
+#[test]
+fn ends_of_a_moved_connection_that_note_different_keys_agree_at_the_next_move() {
+    for mover in [Side::A, Side::B] {
+        let (mut world, connection) = moved_and_adopted();
+        // However it came about: B counts with the keys of an exchange that A has among others.
+        let sessions = &mut world.b.agent.sessions;
+        let managed = sessions.get_mut(&connection.reversed()).expect("a connection");
+        managed.chosen = managed.candidates.len() - 1;
+        assert_ne!(managed.chosen, 0);
+        let (gone, new, a, b) = match mover {
+            Side::A => ("192.168.7.9", "192.168.7.10", "192.168.7.10", "203.0.113.3"),
+            Side::B => ("203.0.113.3", "198.51.100.7", "192.168.7.9", "198.51.100.7"),
+        };
+        world.lose(mover, gone);
+        world.gain(mover, new);
+        world.run(millis(3000));
+        world.assert_resumed(connection, a, b);
+        world.assert_data_flows(connection);
+        let labels = [Side::A, Side::B].map(|side| label(&mut world, side, connection));
+        assert_eq!(labels[0], labels[1], "the servers would not match it");
+    }
+}
+
+#[test]
+fn keys_of_a_moved_connection_that_only_the_data_path_has_kept_are_known_again() {
+    let (mut world, connection) = moved_and_adopted();
+    let before = label(&mut world, Side::A, connection);
+    // B's agent has told the tokens of all of its candidates, and notes the wrong one when it is killed.
+    let sessions = &mut world.b.agent.sessions;
+    let managed = sessions.get_mut(&connection.reversed()).expect("a connection");
+    managed.chosen = managed.candidates.len() - 1;
+    let noted = managed.session();
+    let datapath = &mut world.b.agent.datapath;
+    datapath.put_session(&connection.reversed(), &noted).expect("room");
+    for _ in 0..3 {
+        world.exchange(Side::A);
+    }
+    let now = world.now;
+    world.b.restart_agent(now);
+    world.settle();
+    world.lose(Side::A, "192.168.7.9");
+    world.gain(Side::A, "192.168.7.10");
+    world.run(millis(3000));
+    world.assert_resumed(connection, "192.168.7.10", "203.0.113.3");
+    world.assert_data_flows(connection);
     for side in [Side::A, Side::B] {
         assert_eq!(label(&mut world, side, connection), before, "{side:?}");
     }
