@@ -196,6 +196,7 @@ fn destination(
                 source_port_after: ports.source_port_after,
                 destination_port: ports.destination_port_before,
                 label: ports.label,
+                peer_req_no: None,
             })
             .collect(),
         ..pb::Destination::default()

@@ -178,6 +178,7 @@ pub fn destination_message(destination: Destination, leg_keys: HashMap<u64, Vec<
             source_port_after: connection.source_after.into(),
             destination_port: connection.destination.into(),
             label: connection.label,
+            peer_req_no: connection.peer_req_no,
         });
     let outside = destination.peer_mapping.outside;
     server_message(pb::server_message::Body::Destination(pb::Destination {

@@ -46,6 +46,15 @@ struct Followed {
     connections: Vec<(Tuple, u32)>,
 }
 
+/// A connection that a destination is about.
+struct Meant {
+    identity: Tuple,
+    /// Where the peer expects it.
+    port: u16,
+    /// What the peer had committed when it reported it.
+    peer_req_no: Option<u32>,
+}
+
 /// What was tried on the word of servers.
 #[derive(Debug, Default)]
 pub struct Tries {
@@ -212,7 +221,8 @@ impl<D: Datapath> Agent<D> {
         }
         let heard = self.reporting.tries.heard.entry(id).or_default();
         heard.insert(server.clone(), destination.decision);
-        let connections = self.meant(id, &destination);
+        let mut connections = self.meant(id, &destination);
+        connections.retain(|meant| !self.is_resumed_since(meant, &destination));
         let action = destination.action();
         self.timeline.note(
             "",
@@ -232,7 +242,7 @@ impl<D: Datapath> Agent<D> {
             until: now + TRY_FOR,
             connections: connections
                 .iter()
-                .filter_map(|(identity, _)| {
+                .filter_map(|Meant { identity, .. }| {
                     let managed = self.sessions.get(identity)?;
                     Some((*identity, managed.machine.committed().0))
                 })
@@ -258,7 +268,7 @@ impl<D: Datapath> Agent<D> {
                     return self.fail(id, followed, said::try_failed::Cause::RefusedAddress);
                 }
                 for address in good {
-                    for (identity, port) in &connections {
+                    for Meant { identity, port, .. } in &connections {
                         let to = Endpoint { address, port: *port };
                         if let Some(managed) = self.sessions.get_mut(identity) {
                             managed.crossing =
@@ -309,7 +319,7 @@ impl<D: Datapath> Agent<D> {
         &mut self,
         pair: Uuid,
         destination: &said::Destination,
-        connections: &[(Tuple, u16)],
+        connections: &[Meant],
         now: Timestamp,
     ) -> bool {
         let Some(address) =
@@ -321,7 +331,7 @@ impl<D: Datapath> Agent<D> {
             return false;
         }
         let mut any = false;
-        for (identity, port) in connections {
+        for Meant { identity, port, .. } in connections {
             let label = self
                 .sessions
                 .get(identity)
@@ -356,25 +366,47 @@ impl<D: Datapath> Agent<D> {
         })
     }
 
-    /// The connections that a destination is about, with the peer's port of each.
-    fn meant(&self, pair: Uuid, destination: &said::Destination) -> Vec<(Tuple, u16)> {
-        let ports: BTreeMap<u64, u32> = destination
+    /// The connections that a destination is about.
+    fn meant(&self, pair: Uuid, destination: &said::Destination) -> Vec<Meant> {
+        let named: BTreeMap<u64, &said::ConnectionDestination> = destination
             .connections
             .iter()
-            .map(|connection| (connection.label, connection.destination_port))
+            .map(|connection| (connection.label, connection))
             .collect();
         self.sessions
             .values()
             .filter(|managed| managed.is_live() && managed.keys().pair_id == pair)
             .filter_map(|managed| {
-                let named = ports.get(&managed.keys().keys.label())?;
-                let port = u16::try_from(*named).ok().filter(|port| *port != 0);
-                Some((
-                    managed.identity,
-                    port.unwrap_or(managed.machine.wire().remote.port),
-                ))
+                let named = named.get(&managed.keys().keys.label())?;
+                let port = u16::try_from(named.destination_port)
+                    .ok()
+                    .filter(|port| *port != 0);
+                Some(Meant {
+                    identity: managed.identity,
+                    port: port.unwrap_or(managed.machine.wire().remote.port),
+                    peer_req_no: named.peer_req_no,
+                })
             })
             .collect()
+    }
+
+    /// Whether a connection has been resumed since the peer reported it, and goes where it is said to: a report names all of
+    /// its connections until the last of them is resumed. To resume one again would be a move without need.
+    fn is_resumed_since(&self, meant: &Meant, destination: &said::Destination) -> bool {
+        use said::destination::Action;
+        let Some(managed) = self.sessions.get(&meant.identity) else {
+            return false;
+        };
+        let (machine, wire) = (&managed.machine, managed.machine.wire());
+        let direct = !matches!(destination.action(), Action::Proxy | Action::SameNapt);
+        direct
+            && meant
+                .peer_req_no
+                .is_some_and(|before| machine.committed().0 > before)
+            && Some(wire.remote.address) == address_of(&destination.peer_address)
+            && wire.remote.port == meant.port
+            && !machine.is_parked()
+            && self.network.device_of(wire.local.address).is_some()
     }
 
     /// The peer's own addresses, which it sealed for us: only behind a common NAPT, and only on a network of ours.

@@ -58,6 +58,7 @@ pub fn destination(
                 source_port_after: ports.source_port_after,
                 destination_port: ports.destination_port_before,
                 label: ports.label,
+                peer_req_no: None,
             })
             .collect(),
         ..said::Destination::default()
@@ -213,6 +214,31 @@ fn two_hosts_that_moved_at_once_meet_where_a_server_says() {
             (side == Side::A).then_some(1),
             "the decision that was heard is named"
         );
+    }
+}
+
+#[test]
+fn what_was_resumed_since_the_peer_reported_it_is_not_moved_once_more() {
+    for (peer_req_no, again) in [(Some(0), false), (None, true), (Some(8), true)] {
+        let (mut world, connection) = world();
+        both_moved(&mut world);
+        let own = report(&mut world, Side::A).expect("a report");
+        let mut told = destination(&own, "198.51.100.9", Action::SendMsyn, 1);
+        say(&mut world, Side::A, told.clone());
+        world.assert_resumed(connection, "192.0.2.7", "198.51.100.9");
+        let managed = &world.a.agent.sessions[&connection];
+        let (number, there) = (managed.machine.committed(), managed.machine.wire().remote);
+
+        // The peer's report still names it, for the sake of another connection. This end has reported nothing.
+        (told.move_counter, told.decision) = (0, 2);
+        told.connections[0].destination_port = u32::from(there.port);
+        told.connections[0].peer_req_no = peer_req_no;
+        world.trace.clear();
+        say(&mut world, Side::A, told);
+        assert_eq!(msyns_to(&world, "198.51.100.9") > 0, again, "{peer_req_no:?}");
+        let moved = world.a.agent.sessions[&connection].machine.committed() > number;
+        assert_eq!(moved, again, "{peer_req_no:?}");
+        world.assert_data_flows(connection);
     }
 }
 

@@ -259,6 +259,8 @@ pub struct ConnectionDestination {
     pub label: u64,
     /// At a proxy: the lease, from which the receiver's leg key follows.
     pub lease: Option<[u8; 16]>,
+    /// What the peer had committed when it reported; none: it has not named this connection.
+    pub peer_req_no: Option<u32>,
 }
 
 /// A report is stored and its peer has not been matched.

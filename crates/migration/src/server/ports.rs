@@ -1,6 +1,6 @@
 //! Which connection of one report is which of the other (3.1.5 of the source).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::report::{ConnectionPorts, Report};
 
@@ -11,6 +11,20 @@ pub struct Matched {
     pub a: usize,
     /// Its place in the second report.
     pub b: usize,
+}
+
+/// The places in `own` of the connections that only this report names, though there is another: its end has noticed
+/// nothing of these, for an end notices only where it sends. One without a label may be any of the others.
+pub fn only_in(own: &Report, other: &Report) -> Vec<usize> {
+    if other.connections.iter().any(|ports| ports.label == 0) {
+        return Vec::new();
+    }
+    let named: HashSet<u64> = other.connections.iter().map(|ports| ports.label).collect();
+    let places = own.connections.iter().enumerate();
+    places
+        .filter(|(_, ports)| ports.label != 0 && !named.contains(&ports.label))
+        .map(|(place, _)| place)
+        .collect()
 }
 
 /// Matches the connections of two reports.

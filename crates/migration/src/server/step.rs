@@ -95,8 +95,11 @@ pub(super) struct Turn<'a> {
 /// Two ends that can be brought together.
 pub(super) struct Match {
     pub(super) standings: [Standing; 2],
-    /// The connections that both have reported, or one of them when the other is only present.
+    /// The connections that both have reported.
     pub(super) connections: Vec<Matched>,
+    /// Those that one of them alone has, by their place in its report: the other is only present, or has noticed nothing
+    /// of these yet.
+    pub(super) alone: Vec<(Side, usize)>,
     counters: [u64; 2],
 }
 

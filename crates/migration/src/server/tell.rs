@@ -3,7 +3,6 @@
 use super::event::{ConnectionDestination, Destination, DestinationAction};
 use super::findings::{self, Finding};
 use super::plan::Try;
-use super::ports::Matched;
 use super::record::{Decision, Side};
 use super::report::ConnectionPorts;
 use super::step::{Match, Turn};
@@ -61,9 +60,18 @@ impl Turn<'_> {
     }
 
     fn connections(&self, side: Side, decision: &Decision, found: &Match) -> Vec<ConnectionDestination> {
-        let matched = found.connections.iter();
+        let place = |of: Side, place: usize| self.report(of)?.connections.get(place);
+        let matched = found.connections.iter().map(|matched| {
+            let ends = [place(Side::First, matched.a), place(Side::Second, matched.b)];
+            (ends[side.index()], ends[side.other().index()])
+        });
+        let alone = found.alone.iter().map(|&(of, at)| match of == side {
+            true => (place(of, at), None),
+            false => (None, place(of, at)),
+        });
         matched
-            .filter_map(|matched| self.connection(side, decision, matched))
+            .chain(alone)
+            .filter_map(|(own, peer)| self.connection(side, decision, own, peer))
             .collect()
     }
 
@@ -71,16 +79,9 @@ impl Turn<'_> {
         &self,
         side: Side,
         decision: &Decision,
-        matched: &Matched,
+        own: Option<&ConnectionPorts>,
+        peer: Option<&ConnectionPorts>,
     ) -> Option<ConnectionDestination> {
-        let ports_at = |side: Side| -> Option<&ConnectionPorts> {
-            let place = match side {
-                Side::First => matched.a,
-                Side::Second => matched.b,
-            };
-            self.report(side)?.connections.get(place)
-        };
-        let (own, peer) = (ports_at(side), ports_at(side.other()));
         let label = own
             .map_or(0, |own| own.label)
             .max(peer.map_or(0, |peer| peer.label));
@@ -112,6 +113,7 @@ impl Turn<'_> {
             destination,
             label,
             lease,
+            peer_req_no: peer.map(|peer| peer.req_no),
         })
     }
 }

@@ -46,6 +46,7 @@ fn both_outside_the_later_reporter_sends_and_both_know() {
         destination: 40_001,
         label: 99,
         lease: None,
+        peer_req_no: Some(0),
     };
     assert_eq!(told.connections, [to_send]);
     assert_eq!(told.sealed, [1], "what A has sealed");
@@ -209,6 +210,7 @@ fn who_waits_behind_its_napt_is_pushed_to() {
         destination: 40_001,
         label: 99,
         lease: None,
+        peer_req_no: Some(0),
     };
     assert_eq!(told.connections, [to_send]);
 }
@@ -235,6 +237,68 @@ fn who_waits_may_report_with_new_equal_to_old() {
         (told.self_before, told.self_after),
         (Finding::BehindNapt, Finding::BehindNapt)
     );
+}
+
+#[test]
+fn a_connection_of_which_its_peer_has_noticed_nothing_does_not_wait_for_one_of_which_it_has() {
+    // B has not moved and sends on one of two connections, so that it misses A there alone: it names that one.
+    let mut bench = Bench::new();
+    bench.present(B, "192.168.1.2", "203.0.113.2");
+    let mut waits = report(B, 1, "192.168.1.2");
+    waits.source_before = address("192.168.1.2");
+    waits.waiting = true;
+    bench.report(B, waits.clone(), "203.0.113.2");
+    let mut moved = report(A, 1, "198.51.100.7");
+    moved.connections.push(ConnectionPorts {
+        source_before: 40_002,
+        source_after: 40_003,
+        label: 98,
+        req_no: 6,
+        ..moved.connections[0]
+    });
+    bench.report(A, moved, "198.51.100.7");
+    assert_eq!(bench.told_to(), [Some(AwaitMsyn), Some(SendMsyn)]);
+    let labels = |side| {
+        let told: &migration::server::Destination = bench.told(side).expect("told");
+        let mut labels: Vec<u64> = told.connections.iter().map(|one| one.label).collect();
+        labels.sort_unstable();
+        labels
+    };
+    assert_eq!(labels(A), [98, 99]);
+    assert_eq!(labels(B), [98, 99]);
+    let told = bench.told(B).expect("told");
+    let idle = told.connections.iter().find(|one| one.label == 98);
+    let to_send = ConnectionDestination {
+        source_before: 443,
+        source_after: 0,
+        destination: 40_003,
+        label: 98,
+        lease: None,
+        peer_req_no: Some(6),
+    };
+    assert_eq!(idle, Some(&to_send));
+
+    // One that its peer does not have at all, because it has ended there, holds up nothing either.
+    let mut bench = Bench::new();
+    bench.present(B, "192.168.1.2", "203.0.113.2");
+    waits.connections[0].label = 97;
+    bench.report(B, waits, "203.0.113.2");
+    bench.open(A, 1, "198.51.100.7");
+    assert_eq!(bench.told_to(), [Some(AwaitMsyn), Some(SendMsyn)]);
+    let told = bench.told(B).expect("told");
+    assert!(told.connections.iter().any(|one| one.label == 99));
+}
+
+#[test]
+fn a_connection_without_label_may_be_any_that_the_other_end_names() {
+    let mut bench = Bench::new();
+    let mut own = report(A, 1, "198.51.100.7");
+    own.connections[0].label = 0;
+    own.connections[0].source_before = 40_009;
+    bench.report(A, own, "198.51.100.7");
+    bench.open(B, 1, "203.0.113.7");
+    assert_eq!(bench.told_to(), [None, None]);
+    assert!(bench.waits(B));
 }
 
 #[test]

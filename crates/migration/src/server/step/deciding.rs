@@ -172,14 +172,17 @@ impl Turn<'_> {
     /// Both ends, if they can be brought together.
     pub(in crate::server) fn find_match(&self) -> Option<Match> {
         let reports = Side::BOTH.map(|side| self.report(side));
-        let connections = match reports {
-            [Some(first), Some(second)] => ports::matching(first, second),
-            [Some(only), None] | [None, Some(only)] => (0..only.connections.len())
-                .map(|at| Matched { a: at, b: at })
-                .collect(),
-            [None, None] => Vec::new(),
+        let (connections, alone) = match reports {
+            [Some(first), Some(second)] => {
+                let only = |side, own, other| ports::only_in(own, other).into_iter().map(move |at| (side, at));
+                let alone = only(Side::First, first, second).chain(only(Side::Second, second, first));
+                (ports::matching(first, second), alone.collect())
+            }
+            [Some(only), None] => (Vec::new(), places(Side::First, only)),
+            [None, Some(only)] => (Vec::new(), places(Side::Second, only)),
+            [None, None] => (Vec::new(), Vec::new()),
         };
-        if connections.is_empty() {
+        if connections.is_empty() && alone.is_empty() {
             return None;
         }
         let first = standing(self.record.end(Side::First), reports[1])?;
@@ -187,6 +190,7 @@ impl Turn<'_> {
         Some(Match {
             standings: [first, second],
             connections,
+            alone,
             counters: self.counters(),
         })
     }
@@ -223,15 +227,21 @@ impl Turn<'_> {
     }
 
     pub(super) fn labels(&self, found: &Match) -> Vec<u64> {
-        let Some(report) = self.report(Side::First).or(self.report(Side::Second)) else {
-            return Vec::new();
+        let label = |side: Side, place: usize| {
+            let named = self.report(side)?.connections.get(place)?;
+            Some(named.label)
         };
-        let labels = found
-            .connections
-            .iter()
-            .map(|matched| report.connections[matched.a].label);
+        let matched = found.connections.iter().map(|matched| (Side::First, matched.a));
+        let labels = matched
+            .chain(found.alone.iter().copied())
+            .filter_map(|(side, place)| label(side, place));
         labels
             .filter(|label| self.concerns(&self.record.narrowed, *label))
             .collect()
     }
+}
+
+/// The places of all connections of the only report that there is.
+fn places(side: Side, only: &Report) -> Vec<(Side, usize)> {
+    (0..only.connections.len()).map(|at| (side, at)).collect()
 }

@@ -140,14 +140,25 @@ fn a_move_after_the_decision_begins_anew() {
 }
 
 #[test]
-fn connections_that_do_not_match_bring_nobody_together() {
+fn connections_that_do_not_match_are_both_told_to_both() {
+    // Whichever end has both goes on with both; one that has only its own knows nothing of the other's label.
     let mut bench = Bench::new();
     bench.open(A, 1, "198.51.100.7");
     let mut other = report(B, 1, "203.0.113.7");
     other.connections[0].label = 1;
     bench.report(B, other, "203.0.113.7");
-    assert_eq!(bench.told_to(), [None, None]);
-    assert!(bench.waits(B));
+    assert_eq!(bench.told_to(), [Some(AwaitMsyn), Some(SendMsyn)]);
+    for side in [A, B] {
+        let mut told: Vec<(u64, bool)> = bench
+            .told(side)
+            .expect("told")
+            .connections
+            .iter()
+            .map(|one| (one.label, one.peer_req_no.is_some()))
+            .collect();
+        told.sort_unstable();
+        assert_eq!(told, [(1, side == A), (99, side == B)]);
+    }
 }
 
 #[test]
