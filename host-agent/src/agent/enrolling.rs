@@ -24,11 +24,12 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::config::{EnrolWord, OfferedPrefix};
 
-/// How often plain connections are listed, where there are few.
-const LISTING: Duration = Duration::from_secs(5);
+/// How often plain connections are listed, where there are few: one that got no offer through, because a path had been gone
+/// while it was set up, is without protection until then.
+const LISTING: Duration = Duration::from_secs(1);
 /// Listing looks at every socket. So many plain connections make it rarer by as much again, up to a point.
-const FEW: usize = 2000;
-const RAREST: u32 = 12;
+const FEW: usize = 400;
+const RAREST: u32 = 60;
 /// After a line has opened, the first time.
 const SOON: Duration = Duration::from_millis(200);
 /// How old a list may be that offers are compared with.

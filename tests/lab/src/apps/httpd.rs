@@ -1,6 +1,7 @@
 //! A web server for the directory it is given, and for `/bytes/30MiB?seed=1`, the stream of [`super::stream`].
 //!
-//! Enough of HTTP/1.1 for curl: GET and HEAD, Content-Length, Range with one range, connections kept alive.
+//! Enough of HTTP/1.1 for curl: GET and HEAD, Content-Length, Range with one range, connections kept alive. A client that
+//! goes before it has acknowledged a byte of any answer has given up, which is its own error and not the server's.
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::TcpStream;
@@ -33,8 +34,10 @@ pub fn run(port: u16, directory: Option<&Path>) -> Result<i32, String> {
             reporter.change(|report| {
                 report.open -= 1;
                 report.ended += 1;
-                if let Err(error) = outcome {
-                    report.fail(&sockets::name(&error));
+                match outcome {
+                    Err(_) if sockets::acknowledged(&stream) == Some(0) => report.given_up += 1,
+                    Err(error) => report.fail(&sockets::name(&error)),
+                    Ok(()) => {}
                 }
             });
         });

@@ -23,6 +23,9 @@ pub struct Report {
     /// Failures by errno name, and the connections that ended by a reset among them.
     pub errors: BTreeMap<String, u64>,
     pub resets: u64,
+    /// Clients that went before they had acknowledged a byte.
+    #[serde(default)]
+    pub given_up: u64,
     /// Longest pause between answers, or between portions of data, in milliseconds.
     pub gap: f64,
     /// Time from question to answer.

@@ -1,6 +1,7 @@
 //! Socket options as scenarios name them, and errors as scenarios expect them.
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -79,4 +80,25 @@ pub fn name(error: &io::Error) -> String {
         None => "OTHER",
     };
     named.to_owned()
+}
+
+/// How many bytes of what was written the peer has acknowledged, RFC 4898's tcpEStatsAppHCThruOctetsAcked, also when the
+/// connection is over.
+pub fn acknowledged(stream: &TcpStream) -> Option<u64> {
+    const BYTES_ACKED: usize = 120;
+    let mut info = [0_u8; BYTES_ACKED + 8];
+    let mut length = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes of its struct tcp_info.
+    let answer = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    let whole = answer == 0 && length as usize == info.len();
+    let bytes = info[BYTES_ACKED..].try_into().ok()?;
+    whole.then(|| u64::from_ne_bytes(bytes))
 }
