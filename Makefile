@@ -42,8 +42,9 @@ demo: root build
 	@mkdir -p $(TARGET)/demo
 	$(TARGET)/debug/lab demo --agent-binary $(TARGET)/debug/host-agent --report $(TARGET)/demo/report.html
 
-# The scenarios start the programs, so these come first.
-test: root build
+# The scenarios start the programs, so these come first; building them together with the tests leaves no processor idle.
+test: root setup
+	cargo test --workspace --no-run
 	cargo test --workspace $(TEST_FLAGS)
 
 # BOTH=1: both ends move behind NAPTs. QUICK=1 tells a selection, FILTER=TEXT those whose name contains it, JOBS says how many at a time.
