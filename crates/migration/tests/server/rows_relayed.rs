@@ -2,7 +2,7 @@
 
 use migration::Endpoint;
 use migration::server::DestinationAction::{AwaitMsyn, Open, Proxy, SendMsyn, Simultaneous};
-use migration::server::{ProxyGrant, Relayed, Report, ServerAction, ServerEvent, Side, WithdrawReason};
+use migration::server::{ConnectionPorts, ProxyGrant, Relayed, Report, ServerAction, ServerEvent, Side, WithdrawReason};
 
 use super::bench::{Bench, address, predictable, report};
 
@@ -131,6 +131,26 @@ fn both_that_can_be_foreseen_are_opened_one_after_the_other() {
     bench.wait(bench.rules.try_patience);
     assert_eq!(bench.record.decision, None);
     assert_eq!(bench.proxy_asked(), None, "what works is not put at stake");
+}
+
+#[test]
+fn a_connection_that_only_one_wishes_to_be_direct_waits_for_the_other_to_say_its_port() {
+    let mut bench = Bench::new();
+    let mut two = predictable(through(A, 1, Relayed::Works));
+    let one = two.connections[0];
+    two.connections.push(ConnectionPorts {
+        source_before: 40_002,
+        source_after: 40_003,
+        label: 98,
+        ..one
+    });
+    bench.report(A, two, outside(A));
+    bench.report(B, predictable(through(B, 1, Relayed::Works)), outside(B));
+    for side in Side::BOTH {
+        let told = bench.told(side).expect("told");
+        let labels: Vec<u64> = told.connections.iter().map(|one| one.label).collect();
+        assert_eq!(labels, [99], "the proxy's port would be told for the other one");
+    }
 }
 
 #[test]

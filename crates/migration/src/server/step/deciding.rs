@@ -174,7 +174,14 @@ impl Turn<'_> {
         let reports = Side::BOTH.map(|side| self.report(side));
         let (connections, alone) = match reports {
             [Some(first), Some(second)] => {
-                let only = |side, own, other| ports::only_in(own, other).into_iter().map(move |at| (side, at));
+                let only = |side, own: &Report, other| {
+                    // Through a proxy an end does not know the other's own port: both have to say theirs.
+                    let named = match own.relayed {
+                        Relayed::No => ports::only_in(own, other),
+                        Relayed::Moves | Relayed::Works => Vec::new(),
+                    };
+                    named.into_iter().map(move |at| (side, at))
+                };
                 let alone = only(Side::First, first, second).chain(only(Side::Second, second, first));
                 (ports::matching(first, second), alone.collect())
             }
