@@ -143,7 +143,8 @@ fn tell_each<'a>(lab: &Path, next: impl Fn() -> Option<&'a PathBuf>, told: &Mute
     }
 }
 
-/// What a script lets pass by its own clock, in seconds: until the last `+75`, in moves with `gap=60s`, in `exec sleep 60`.
+/// What a script lets pass by its own clock, in seconds: until the last `+75`, in moves with `gap=60s`, in `exec sleep 60`,
+/// between two looks of a Python script.
 fn waits(story: &Path) -> f64 {
     let text = std::fs::read_to_string(story).unwrap_or_default();
     let seconds = |word: &str| word.trim_end_matches('s').parse::<f64>().unwrap_or(0.0);
@@ -157,7 +158,11 @@ fn waits(story: &Path) -> f64 {
         .split("exec sleep ")
         .skip(1)
         .filter_map(|rest| rest.split_whitespace().next());
-    last + away.chain(sleeps).map(seconds).sum::<f64>()
+    let looks = text
+        .split("time.sleep(")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next());
+    last + away.chain(sleeps).chain(looks).map(seconds).sum::<f64>()
 }
 
 fn tell(lab: &Path, story: &Path) -> Told {
