@@ -42,18 +42,25 @@ impl<D: Datapath> Agent<D> {
                         .note(identity, "msyn", format!("{from} -> {to} number {}", req_no.0));
                 }
                 let brief = self.opens(identity, to) || tries == 1 && self.crosses(identity, req_no);
-                self.send_request(identity, false, tuple, token_of, req_no, |tuple, standing, syn| {
-                    let standing = Standing {
-                        seq,
-                        rcv_nxt,
-                        ..standing
-                    };
-                    let mut segment = Segment::msyn(tuple, standing, syn);
-                    if brief {
-                        segment.hop_limit = SHORT_WAY;
-                    }
-                    segment
-                });
+                self.send_request(
+                    identity,
+                    false,
+                    tuple,
+                    token_of,
+                    req_no,
+                    |tuple, standing, syn| {
+                        let standing = Standing {
+                            seq,
+                            rcv_nxt,
+                            ..standing
+                        };
+                        let mut segment = Segment::msyn(tuple, standing, syn);
+                        if brief {
+                            segment.hop_limit = SHORT_WAY;
+                        }
+                        segment
+                    },
+                );
             }
             Action::InstallAnswered {
                 req_no,

@@ -276,7 +276,11 @@ impl Managed {
         let mut sets = vec![self.keys()];
         if !self.proven {
             let others = self.candidates.iter().enumerate();
-            sets.extend(others.filter(|(place, _)| *place != self.chosen).map(|(_, set)| set));
+            sets.extend(
+                others
+                    .filter(|(place, _)| *place != self.chosen)
+                    .map(|(_, set)| set),
+            );
         }
         sets
     }
@@ -320,8 +324,13 @@ impl Managed {
         let known = self.numbers();
         let newest = self.machine.highest_seen().0;
         let retired = newest.saturating_sub(RETIRED)..=newest;
-        any(&mut |set| known.iter().any(|number| set.keys.token(*number) == token))
-            .or_else(|| any(&mut |set| retired.clone().any(|number| set.keys.token(ReqNo(number)) == token)))
+        any(&mut |set| known.iter().any(|number| set.keys.token(*number) == token)).or_else(|| {
+            any(&mut |set| {
+                retired
+                    .clone()
+                    .any(|number| set.keys.token(ReqNo(number)) == token)
+            })
+        })
     }
 
     /// Takes up further keys, of a connection for which no MAC has shown yet which are right: at most `most`. Where

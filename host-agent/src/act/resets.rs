@@ -11,9 +11,14 @@ impl<D: Datapath> Agent<D> {
         let (wire, known) = (managed.machine.wire(), managed.machine.known());
         self.timeline
             .note(identity, "reset_held", "asking the peer's agent");
-        self.send_request(identity, false, wire, known, ReqNo::UNMOVED, |tuple, standing, _| {
-            Segment::query(tuple, standing, standing.rcv_nxt)
-        });
+        self.send_request(
+            identity,
+            false,
+            wire,
+            known,
+            ReqNo::UNMOVED,
+            |tuple, standing, _| Segment::query(tuple, standing, standing.rcv_nxt),
+        );
     }
 
     /// "Is the reset I hold yours?" — the connection lives if its socket does.

@@ -444,7 +444,9 @@ fn keys_of_a_moved_connection_that_only_the_data_path_has_kept_are_known_again()
     managed.chosen = managed.candidates.len() - 1;
     let noted = managed.session();
     let datapath = &mut world.b.agent.datapath;
-    datapath.put_session(&connection.reversed(), &noted).expect("room");
+    datapath
+        .put_session(&connection.reversed(), &noted)
+        .expect("room");
     for _ in 0..3 {
         world.exchange(Side::A);
     }

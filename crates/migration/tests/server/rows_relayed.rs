@@ -2,7 +2,9 @@
 
 use migration::Endpoint;
 use migration::server::DestinationAction::{AwaitMsyn, Open, Proxy, SendMsyn, Simultaneous};
-use migration::server::{ConnectionPorts, ProxyGrant, Relayed, Report, ServerAction, ServerEvent, Side, WithdrawReason};
+use migration::server::{
+    ConnectionPorts, ProxyGrant, Relayed, Report, ServerAction, ServerEvent, Side, WithdrawReason,
+};
 
 use super::bench::{Bench, address, predictable, report};
 
