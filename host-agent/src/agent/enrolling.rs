@@ -331,6 +331,9 @@ impl<D: Datapath> Agent<D> {
         managed.proven = true;
         self.hold(managed);
         self.settle(identity);
+        if self.stays_plain(identity) {
+            return;
+        }
         self.ask_for_walk();
         self.timeline
             .note(identity, "enrolled_late", "it had offered nothing");

@@ -180,6 +180,9 @@ impl<D: Datapath> Agent<D> {
         self.hold(managed);
         self.timeline.count("enrolled");
         self.settle(identity);
+        if self.stays_plain(identity) {
+            return;
+        }
         if self.network.device_of(identity.local.address).is_none() {
             self.late.push(identity);
         }

@@ -36,6 +36,17 @@ impl<D: Datapath> Agent<D> {
         }
     }
 
+    /// A connection that has just been taken up, and for which there was no room, stays plain: held nevertheless it would take
+    /// the room of one that was there before it as soon as both move.
+    pub(super) fn stays_plain(&mut self, identity: Tuple) -> bool {
+        let refused = self.unwritten.contains(&identity);
+        if refused {
+            self.bury(identity);
+            self.timeline.count("stays_plain");
+        }
+        refused
+    }
+
     /// Once a second: what was refused.
     pub(super) fn write_again(&mut self, now: Timestamp) {
         if self.unwritten.is_empty() || self.rewritten_at.is_some_and(|at| now.since(at) < AGAIN) {

@@ -54,6 +54,27 @@ fn a_full_map_is_counted_and_leaves_the_connection_plain() {
 }
 
 #[test]
+fn new_connections_for_which_there_is_no_room_take_none_from_those_that_are_moving() {
+    // Whichever the agent comes to first: the first one has its session, and moves.
+    let mut world = World::new();
+    let first = world.connect();
+    let limits = &mut world.a.agent.datapath.limits;
+    (limits.sessions, limits.wires) = (1, 1);
+    let others: Vec<_> = (0..8).map(|_| world.connect_unanswered(true)).collect();
+    world.run(millis(200));
+    assert_eq!(world.a.agent.sessions.len(), 1);
+    assert_eq!(world.a.agent.timeline.counts().get("stays_plain"), Some(&8));
+    world.lose(Side::A, "10.0.1.2");
+    world.gain(Side::A, "192.168.7.9");
+    world.run(millis(1000));
+    world.assert_resumed(first, "192.168.7.9", "203.0.113.3");
+    world.assert_data_flows(first);
+    for other in others {
+        assert_eq!(world.wire(Side::A, other), other, "it stays where it was");
+    }
+}
+
+#[test]
 fn a_full_map_of_moved_connections_is_counted() {
     let mut world = World::new();
     world.a.agent.datapath.limits.wires = 1;
