@@ -316,16 +316,16 @@ impl Managed {
 
     /// The candidate that gives this token, `likely` before the others.
     pub fn place_of(&self, token: Token, likely: usize) -> Option<usize> {
-        let any = |numbers: &mut dyn FnMut(&KeySet) -> bool| {
+        let first = |fits: &mut dyn FnMut(&KeySet) -> bool| {
             let places = std::iter::once(likely).chain(0..self.candidates.len());
             let mut held = places.filter_map(|place| Some((place, self.candidates.get(place)?)));
-            held.find(|(_, set)| numbers(set)).map(|(place, _)| place)
+            held.find(|(_, set)| fits(set)).map(|(place, _)| place)
         };
         let known = self.numbers();
         let newest = self.machine.highest_seen().0;
         let retired = newest.saturating_sub(RETIRED)..=newest;
-        any(&mut |set| known.iter().any(|number| set.keys.token(*number) == token)).or_else(|| {
-            any(&mut |set| {
+        first(&mut |set| known.iter().any(|number| set.keys.token(*number) == token)).or_else(|| {
+            first(&mut |set| {
                 retired
                     .clone()
                     .any(|number| set.keys.token(ReqNo(number)) == token)

@@ -4,6 +4,8 @@
 //! the pair's, the address one that a host can have and none of our own, and tries are counted. What is sent there
 //! is an MSYN that only the peer can answer; a server that lies can at most make us wait.
 
+mod meant;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,6 +19,7 @@ use proto::mobility::v1 as said;
 use uuid::Uuid;
 use wire::tuple::{Endpoint, Tuple};
 
+use self::meant::Meant;
 use super::*;
 use crate::server::{Failed, ServerEvent, address_of};
 use crate::sessions::RelayLeg;
@@ -44,15 +47,6 @@ struct Followed {
     counter: u64,
     until: Timestamp,
     connections: Vec<(Tuple, u32)>,
-}
-
-/// A connection that a destination is about.
-struct Meant {
-    identity: Tuple,
-    /// Where the peer expects it.
-    port: u16,
-    /// What the peer had committed when it reported it.
-    peer_req_no: Option<u32>,
 }
 
 /// What was tried on the word of servers.
@@ -364,49 +358,6 @@ impl<D: Datapath> Agent<D> {
         self.sessions.get(identity).is_some_and(|managed| {
             managed.is_relayed() && !managed.machine.troubled() && managed.leg_in_use() == Some(leg)
         })
-    }
-
-    /// The connections that a destination is about.
-    fn meant(&self, pair: Uuid, destination: &said::Destination) -> Vec<Meant> {
-        let named: BTreeMap<u64, &said::ConnectionDestination> = destination
-            .connections
-            .iter()
-            .map(|connection| (connection.label, connection))
-            .collect();
-        self.sessions
-            .values()
-            .filter(|managed| managed.is_live() && managed.keys().pair_id == pair)
-            .filter_map(|managed| {
-                let named = named.get(&managed.keys().keys.label())?;
-                let port = u16::try_from(named.destination_port)
-                    .ok()
-                    .filter(|port| *port != 0);
-                Some(Meant {
-                    identity: managed.identity,
-                    port: port.unwrap_or(managed.machine.wire().remote.port),
-                    peer_req_no: named.peer_req_no,
-                })
-            })
-            .collect()
-    }
-
-    /// Whether a connection has been resumed since the peer reported it, and goes where it is said to: a report names all of
-    /// its connections until the last of them is resumed. To resume one again would be a move without need.
-    fn is_resumed_since(&self, meant: &Meant, destination: &said::Destination) -> bool {
-        use said::destination::Action;
-        let Some(managed) = self.sessions.get(&meant.identity) else {
-            return false;
-        };
-        let (machine, wire) = (&managed.machine, managed.machine.wire());
-        let direct = !matches!(destination.action(), Action::Proxy | Action::SameNapt);
-        direct
-            && meant
-                .peer_req_no
-                .is_some_and(|before| machine.committed().0 > before)
-            && Some(wire.remote.address) == address_of(&destination.peer_address)
-            && wire.remote.port == meant.port
-            && !machine.is_parked()
-            && self.network.device_of(wire.local.address).is_some()
     }
 
     /// The peer's own addresses, which it sealed for us: only behind a common NAPT, and only on a network of ours.

@@ -189,6 +189,16 @@ fn label(world: &mut World, side: Side, connection: Tuple) -> Option<u64> {
     Some(managed.keys().keys.label())
 }
 
+/// From now on no MSYN-ACK arrives.
+fn lose_answers(world: &mut World) {
+    world.interfere(|segment| {
+        let answer = segment
+            .migrate
+            .is_some_and(|request| request.r#type == RequestType::MsynAck);
+        if answer { Fate::Lost } else { Fate::Arrives }
+    });
+}
+
 #[test]
 fn ends_that_know_each_other_by_addresses_of_different_exchanges_have_keys_in_common() {
     let mut world = World::new();
@@ -312,12 +322,7 @@ fn ends_of_which_one_has_proof_of_earlier_keys_agree_on_the_newest() {
     let mut world = World::new();
     let connection = world.connect();
     // A's MSYN arrives, and B's answer does not: B has proof of the keys, A has not.
-    world.interfere(|segment| {
-        let answer = segment
-            .migrate
-            .is_some_and(|request| request.r#type == RequestType::MsynAck);
-        if answer { Fate::Lost } else { Fate::Arrives }
-    });
+    lose_answers(&mut world);
     world.lose(Side::A, "10.0.1.2");
     world.gain(Side::A, "192.168.7.9");
     world.run(millis(300));
@@ -383,12 +388,7 @@ fn a_moved_connection_keeps_its_keys_whatever_the_next_agents_try() {
     let (mut world, connection) = moved_and_adopted();
     let before = label(&mut world, Side::A, connection);
     // A's MSYNs come, under the keys in force and under newer ones: its agent cannot know. B's answers get lost.
-    world.interfere(|segment| {
-        let answer = segment
-            .migrate
-            .is_some_and(|request| request.r#type == RequestType::MsynAck);
-        if answer { Fate::Lost } else { Fate::Arrives }
-    });
+    lose_answers(&mut world);
     world.lose(Side::A, "192.168.7.9");
     world.gain(Side::A, "192.168.7.10");
     world.run(millis(300));
