@@ -234,9 +234,14 @@ impl<D: Datapath> Agent<D> {
             // The peer's attempt on this very tuple has crossed ours, and its Migrate-Ack must find what it is to have.
             return;
         }
+        let known = self.datapath.arrival(&tuple);
+        if state == ArrivalState::Linger && known.is_some_and(|arrival| arrival.identity != identity) {
+            // Another connection's peer is reached there now.
+            return;
+        }
         managed.tuples.insert(tuple, req_no);
         // The data path may have committed it since; that stands.
-        let committed = self.datapath.arrival(&tuple).is_some_and(|arrival| {
+        let committed = known.is_some_and(|arrival| {
             arrival.req_no == req_no
                 && arrival.state == ArrivalState::Committed
                 && arrival.identity == identity

@@ -84,8 +84,8 @@ pub trait Datapath {
     fn arrival(&self, wire: &Tuple) -> Option<Arrival>;
     /// Every one.
     fn arrivals(&self) -> Vec<(Tuple, Arrival)>;
-    /// Nothing any more.
-    fn remove_arrival(&mut self, wire: &Tuple);
+    /// Nothing for this connection any more. The tuple may have come to another since.
+    fn remove_arrival(&mut self, wire: &Tuple, identity: &Tuple);
     /// Makes an attempt the wire tuple, if no later one is.
     fn commit(
         &mut self,

@@ -204,6 +204,8 @@ pub enum AskReason {
     Unconfirmed,
     /// The peer has used a higher number meanwhile and may refuse ours.
     Overtaken,
+    /// Nobody answers ours: from another port another NAPT's or the peer's books may have room for it.
+    Unanswered,
     /// The peer's agent says nothing about a held RST: see whether the peer itself answers.
     ResetInDoubt,
 }

@@ -33,6 +33,8 @@ pub struct Attempt {
     pub(crate) spliced: Option<Spliced>,
     /// Whether the peer begins one at the same moment: the first MSYN only opens the way through our NAPT.
     pub crossing: bool,
+    /// Whether it has just asked for a fresh endpoint, because nobody answers: what takes its place is no more hurried.
+    pub(crate) asks: bool,
     /// Whether nothing was wrong with the wire tuple when it began: then it is a wish and outlives a resumption
     /// by other means.
     pub(crate) voluntary: bool,

@@ -37,6 +37,8 @@
 //!   B has committed `r` or not. A Migrate-Ack for `r` that arrives late finds a higher number or is overtaken by one.
 //! - *The peer has answered a number above that of our attempt.* It may commit that and refuse ours for ever, so the
 //!   attempt is renewed ([`AskReason::Overtaken`]); the number of an attempt is never changed on the same tuple.
+//! - *Nobody answers.* The tuple may be another connection's at the peer, so the attempt is renewed
+//!   now and then ([`AskReason::Unanswered`]).
 //! - *Both send on one and the same tuple (simultaneous open).* Hearing the peer there does not prove which number it
 //!   means. The mover then goes on saying Migrate-Ack for all its tries before it believes it, and does not count the
 //!   number among those that both know.

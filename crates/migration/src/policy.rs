@@ -21,6 +21,8 @@ pub struct Policy {
     pub slow_retry: Duration,
     /// MSYNs of an attempt before it is renewed because the peer has used a higher number meanwhile.
     pub overtaken_tries: u32,
+    /// Further MSYNs of an attempt that nobody answers, between two times that it is renewed for that.
+    pub unanswered_tries: u32,
     /// Spread of every MSYN timer, in percent of it to either side: fixed intervals livelock crossed attempts.
     pub jitter_percent: u32,
     /// Attempts of ours under way at once; the oldest gives way, but one to where the peer was last stays.
@@ -64,6 +66,7 @@ impl Default for Policy {
             msyn_tries: 6,
             slow_retry: Duration::from_secs(5),
             overtaken_tries: 3,
+            unanswered_tries: 4,
             jitter_percent: 25,
             max_attempts: 4,
             max_answered: 4,

@@ -1,6 +1,6 @@
 //! What the data path saw becomes an event of a connection.
 
-use datapath::{Datapath, Path};
+use datapath::{ArrivalState, Datapath, Path};
 use migration::{Event, TcpState, Timestamp};
 use wire::request::RequestType;
 use wire::tuple::Tuple;
@@ -96,6 +96,10 @@ impl<D: Datapath> Agent<D> {
         if !self.prove(&heard, decides) {
             return;
         }
+        if kind == RequestType::Msyn && self.is_anothers(&heard.wire, &heard.identity) {
+            self.timeline.count("tuple_contested");
+            return;
+        }
         let Some(managed) = self.sessions.get_mut(&heard.identity) else {
             return;
         };
@@ -148,6 +152,24 @@ impl<D: Datapath> Agent<D> {
             RequestType::MigrateAck => return self.relayed_ack(&heard, now),
         };
         self.advance(heard.identity, event, now);
+    }
+
+    /// Whether a tuple is in use by another connection, with an agent or without. Anybody can write its addresses on an
+    /// MSYN, and whose segments are let in on a tuple is settled by its answer. Who sleeps has no use for it.
+    fn is_anothers(&mut self, tuple: &Tuple, identity: &Tuple) -> bool {
+        let lives = |other: &Tuple| {
+            let managed = self.sessions.get(other);
+            managed.is_some_and(|managed| {
+                !managed.machine.is_parked() && !self.sleeping.waits_for(&managed.keys().pair_id)
+            })
+        };
+        match self.datapath.arrival(tuple) {
+            Some(arrival) if arrival.identity == *identity => false,
+            Some(arrival) => arrival.state != ArrivalState::Linger && lives(&arrival.identity),
+            None if tuple == identity || self.datapath.wire(tuple).is_some() => false,
+            None if self.sessions.contains_key(tuple) => lives(tuple),
+            None => matches!(self.datapath.read_tcp(tuple), Ok(Some(_))),
+        }
     }
 
     pub(super) fn reset_held(&mut self, identity: Tuple, seq: u32, ack: u32, flags: u8, now: Timestamp) {

@@ -34,7 +34,7 @@ impl<D: Datapath> Agent<D> {
             .collect();
         for tuple in gone {
             managed.tuples.remove(&tuple);
-            self.datapath.remove_arrival(&tuple);
+            self.datapath.remove_arrival(&tuple, &identity);
             let free = !wanted.keys().any(|kept| kept.local == tuple.local)
                 && !managed
                     .machine
@@ -194,7 +194,7 @@ impl<D: Datapath> Agent<D> {
             managed.paths.entry(offered).or_default();
         }
         for tuple in std::mem::take(&mut managed.tuples).into_keys() {
-            self.datapath.remove_arrival(&tuple);
+            self.datapath.remove_arrival(&tuple, &identity);
             managed.paths.entry(tuple.local).or_default();
         }
         for local in std::mem::take(&mut managed.paths)

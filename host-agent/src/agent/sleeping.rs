@@ -58,6 +58,11 @@ impl Sleeping {
     pub fn pairs(&self) -> usize {
         self.pairs.len()
     }
+
+    /// Whether this pair is waited for longer than usual.
+    pub fn waits_for(&self, pair_id: &Uuid) -> bool {
+        self.pairs.contains_key(pair_id)
+    }
 }
 
 impl<D: Datapath> Agent<D> {

@@ -4,6 +4,7 @@
 
 mod adoption;
 mod clocks;
+mod contested;
 mod endings;
 mod families;
 mod forgeries;

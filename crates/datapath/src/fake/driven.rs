@@ -157,8 +157,13 @@ impl Datapath for FakeDatapath {
             .collect()
     }
 
-    fn remove_arrival(&mut self, wire: &Tuple) {
-        self.arrivals.remove(wire);
+    fn remove_arrival(&mut self, wire: &Tuple, identity: &Tuple) {
+        if self
+            .arrival(wire)
+            .is_some_and(|arrival| arrival.identity == *identity)
+        {
+            self.arrivals.remove(wire);
+        }
     }
 
     fn commit(

@@ -160,7 +160,13 @@ impl Datapath for KernelDatapath {
             .collect()
     }
 
-    fn remove_arrival(&mut self, wire: &Tuple) {
+    fn remove_arrival(&mut self, wire: &Tuple, identity: &Tuple) {
+        if self
+            .arrival(wire)
+            .is_none_or(|arrival| arrival.identity != *identity)
+        {
+            return;
+        }
         remove(&self.skeleton.maps.arrivals, tuple_to_raw(wire).bytes());
     }
 

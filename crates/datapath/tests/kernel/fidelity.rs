@@ -145,7 +145,7 @@ impl Chance {
             2 | 12..=14 => drop(datapath.put_token(token, &tuple, &self.key(), req_no.0)),
             3 => datapath.remove_token(token, &tuple),
             4..=6 | 15..=18 => datapath.put_arrival(&tuple, &self.arrival()).expect("room"),
-            7 => datapath.remove_arrival(&tuple),
+            7 => datapath.remove_arrival(&tuple, &other),
             8 => datapath.commit(&tuple, &other, &path, req_no).expect("room"),
             9 => datapath.park(&tuple, &other, req_no).expect("room"),
             10 => datapath.remove_wire(&tuple),

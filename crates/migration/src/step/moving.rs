@@ -112,10 +112,10 @@ impl Turn {
         self.m.lost.retain(|&lost| lost != local.address);
         let destinations: Vec<Endpoint> = candidates.iter().map(|candidate| candidate.to).collect();
         let committed = self.m.committed;
-        self.withdraw(|old| {
-            old.from.address == local.address
-                && (old.req_no < committed || old.destinations() == destinations)
-        });
+        let same_way =
+            |old: &Attempt| old.from.address == local.address && old.destinations() == destinations;
+        let renewed = self.m.attempts.iter().any(|old| old.asks && same_way(old));
+        self.withdraw(|old| same_way(old) || old.from.address == local.address && old.req_no < committed);
         if self.m.attempts.len() >= self.m.policy.max_attempts {
             let gives_way = self.gives_way(&destinations);
             self.withdraw(|attempt| Some(attempt.req_no) == gives_way);
@@ -131,11 +131,12 @@ impl Turn {
             seq: tcp.snd_nxt.wrapping_sub(1),
             rcv_nxt: tcp.rcv_nxt,
             tries: 0,
-            exhausted: false,
+            exhausted: renewed,
             due: self.now,
             random,
             spliced: None,
             crossing,
+            asks: false,
             voluntary,
         });
         self.send_msyn(self.m.attempts.len() - 1);
@@ -211,14 +212,19 @@ impl Turn {
             return self.spliced_due(index);
         }
         let troubled = self.m.troubled();
-        let policy = self.m.policy;
+        let (policy, last) = (self.m.policy, self.m.wire.remote);
         let attempt = &mut self.m.attempts[index];
+        let renewable = !attempt.crossing && attempt.destinations().contains(&last);
         if !attempt.exhausted && attempt.tries >= policy.msyn_tries {
             self.out.push(Action::Report(Report::Unanswered { req_no }));
             if attempt.voluntary && !troubled {
                 return self.withdraw(|attempt| attempt.req_no == req_no);
             }
             attempt.exhausted = true;
+            attempt.asks = renewable;
+        } else {
+            let often = attempt.tries.is_multiple_of(policy.unanswered_tries.max(1));
+            attempt.asks = attempt.exhausted && often && renewable;
         }
         if attempt.exhausted {
             attempt.forgive();
@@ -226,9 +232,13 @@ impl Turn {
         if attempt.exhausted || attempt.tries.is_multiple_of(policy.tries_per_candidate.max(1)) {
             attempt.next_candidate();
         }
-        let doomed = req_no < self.m.committed;
+        let (doomed, asks) = (req_no < self.m.committed, attempt.asks);
+        if asks {
+            self.ask_to_renew(index, AskReason::Unanswered);
+        }
+        let attempt = &self.m.attempts[index];
         if doomed || (req_no < self.m.peer_seen && attempt.tries >= policy.overtaken_tries) {
-            self.ask_to_renew(index);
+            self.ask_to_renew(index, AskReason::Overtaken);
         }
         match doomed {
             false => self.send_msyn(index),
@@ -241,13 +251,13 @@ impl Turn {
     }
 
     /// Asks for a new endpoint: under a number that the peer may refuse this attempt leads nowhere, and a new
-    /// number on the same tuple could be taken for the old one.
-    fn ask_to_renew(&mut self, index: usize) {
+    /// number on the same tuple could be taken for the old one. So does one on a tuple that the peer knows as another's.
+    fn ask_to_renew(&mut self, index: usize, why: AskReason) {
         let attempt = &self.m.attempts[index];
         self.out.push(Action::AskForEndpoint {
             address: attempt.from.address,
             candidates: attempt.destinations(),
-            why: AskReason::Overtaken,
+            why,
         });
     }
 
@@ -255,7 +265,7 @@ impl Turn {
     pub(super) fn renew_doomed(&mut self) {
         for index in 0..self.m.attempts.len() {
             if self.m.attempts[index].req_no < self.m.committed {
-                self.ask_to_renew(index);
+                self.ask_to_renew(index, AskReason::Overtaken);
             }
         }
     }

@@ -5,6 +5,7 @@
 
 mod exchange;
 mod host;
+mod napt;
 mod proxy;
 mod tcp;
 
@@ -22,6 +23,7 @@ use wire::segment::Segment;
 use wire::tuple::{Endpoint, Tuple};
 
 pub use host::Host;
+pub use napt::Napt;
 pub use proxy::Proxy;
 
 /// The agents' TCP port, the same everywhere.
@@ -63,6 +65,8 @@ pub struct World {
     pub b: Host,
     /// A symmetric proxy, if the test has one.
     pub proxy: Option<Proxy>,
+    /// A NAPT before one of the addresses, if the test has one.
+    pub napt: Option<Napt>,
     pub now: Timestamp,
     /// Whether the agents accept each other's certificates.
     pub trusting: bool,
@@ -96,6 +100,7 @@ impl World {
             a: Host::new("a"),
             b: Host::new("b"),
             proxy: None,
+            napt: None,
             now: Timestamp::from_millis(1),
             trusting: true,
             trace: Vec::new(),
@@ -298,6 +303,11 @@ impl World {
 
     /// To whoever has the address now; nobody: it is lost.
     fn arrive(&mut self, segment: &Segment) {
+        let passed = match &mut self.napt {
+            Some(napt) => napt.pass(segment),
+            None => Some(segment.clone()),
+        };
+        let Some(segment) = &passed else { return };
         let to = segment.destination.address;
         if let Some(proxy) = self.proxy.as_mut().filter(|proxy| proxy.at.address == to) {
             let passed = proxy.arrive(segment);
