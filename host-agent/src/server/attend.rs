@@ -58,6 +58,15 @@ struct Opened {
     remote: Endpoint,
 }
 
+/// A server that has answered our hello.
+struct Greeted {
+    opened: Opened,
+    out: mpsc::UnboundedSender<said::AgentMessage>,
+    inbound: tonic::Streaming<said::ServerMessage>,
+    /// What it was told is wanted.
+    said: Arc<Wanted>,
+}
+
 /// Why a stream ended.
 enum End {
     /// Nothing is wanted of the server.
@@ -128,13 +137,14 @@ impl Attendance {
     }
 
     async fn session(&mut self, mut wanted: Arc<Wanted>) -> End {
-        let connected = {
-            let connecting = self.open(&wanted);
-            tokio::pin!(connecting);
+        let greeted = {
+            let greeting = self.greet(&wanted);
+            tokio::pin!(greeting);
             let mut watching = self.wanted.clone();
             loop {
                 tokio::select! {
-                    connected = &mut connecting => break connected,
+                    greeted = &mut greeting => break greeted,
+                    // The way may be gone before the server has said a word.
                     changed = watching.changed() => {
                         if changed.is_err() {
                             return End::Over;
@@ -150,28 +160,25 @@ impl Attendance {
                 }
             }
         };
-        let Opened {
-            mut client,
-            channel,
-            local,
-            remote,
-        } = match connected {
-            Ok(opened) => opened,
-            Err(error) => return End::Gone(error.to_string(), Duration::ZERO),
+        let Greeted {
+            opened:
+                Opened {
+                    channel,
+                    local,
+                    remote,
+                    ..
+                },
+            out,
+            mut inbound,
+            said,
+        } = match greeted {
+            Ok(greeted) => greeted,
+            Err(why) => return End::Gone(why, Duration::ZERO),
         };
-        wanted = self.wanted.borrow_and_update().clone();
-        let (out, words) = mpsc::unbounded_channel();
+        wanted = said;
         let say = |body: Body| out.send(said::AgentMessage { body: Some(body) }).is_ok();
-        say(Body::Hello(wanted.hello(&self.server, local)));
-        for body in wanted.changes(&Wanted::default(), &self.server) {
-            say(body);
-        }
         // What failed on an earlier stream is known there, or matters no more.
         while self.failed.try_recv().is_ok() {}
-        let mut inbound = match client.attend(UnboundedReceiverStream::new(words)).await {
-            Ok(response) => response.into_inner(),
-            Err(status) => return End::Gone(told(&status), Duration::ZERO),
-        };
         let mut idle_since: Option<Instant> = None;
         loop {
             let idle = idle_since.map(|since| since + IDLE);
@@ -242,6 +249,25 @@ impl Attendance {
                 }
             }
         }
+    }
+
+    /// Connects and says hello, with what is wanted by then; why it cannot.
+    async fn greet(&self, wanted: &Wanted) -> Result<Greeted, String> {
+        let mut opened = self.open(wanted).await.map_err(|error| error.to_string())?;
+        let wanted = self.wanted.borrow().clone();
+        let (out, words) = mpsc::unbounded_channel();
+        let say = |body: Body| out.send(said::AgentMessage { body: Some(body) }).is_ok();
+        say(Body::Hello(wanted.hello(&self.server, opened.local)));
+        for body in wanted.changes(&Wanted::default(), &self.server) {
+            say(body);
+        }
+        let attended = opened.client.attend(UnboundedReceiverStream::new(words)).await;
+        Ok(Greeted {
+            inbound: attended.map_err(|status| told(&status))?.into_inner(),
+            opened,
+            out,
+            said: wanted,
+        })
     }
 
     /// Finds out how the NAPT maps, beside the stream.

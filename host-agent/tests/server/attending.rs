@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use host_agent::server::ServerEvent;
@@ -172,6 +173,29 @@ async fn what_a_server_says_and_what_failed_get_through() {
             .then_some(())
         })
         .await;
+}
+
+/// Its path may have died in the middle of the greeting.
+#[tokio::test]
+async fn a_move_is_told_though_the_server_has_never_answered_from_the_old_address() {
+    let attended = Attended::new().await;
+    attended.hub.notes.speechless.store(true, Ordering::Relaxed);
+    attended.want(attended.reporting(5));
+    let greeted = attended.hub.notes.until("a report", |streams| {
+        let first = streams.first()?;
+        (reports(first) == [5]).then_some(())
+    });
+    greeted.await;
+    attended.hub.notes.speechless.store(false, Ordering::Relaxed);
+    attended.want(Wanted {
+        from: Some([127, 0, 0, 2].into()),
+        ..attended.reporting(6)
+    });
+    let again = attended.hub.notes.until("a report from there", |streams| {
+        let second = streams.get(1)?;
+        (reports(second) == [6]).then_some(())
+    });
+    again.await;
 }
 
 #[tokio::test]

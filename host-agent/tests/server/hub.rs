@@ -52,6 +52,8 @@ pub struct Notes {
     pub revoked: Mutex<Vec<String>>,
     /// Questions about members' standing.
     pub asked: std::sync::atomic::AtomicUsize,
+    /// Whether agents that attend hear nothing, not even that they are heard.
+    pub speechless: std::sync::atomic::AtomicBool,
     waiting: Mutex<Option<TunnelEnd>>,
 }
 
@@ -275,6 +277,9 @@ impl Agents for Service {
             notes.changed.notify_waiters();
         });
         self.notes.changed.notify_waiters();
+        if self.notes.speechless.load(std::sync::atomic::Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(answers))))
     }
 
