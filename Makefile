@@ -5,6 +5,7 @@
 #   matrix    one story for every combination of NAPTs, mover, family and program; table in target/matrix
 #   chaos     a random walk under real programs: SEED=… MINUTES=… BOTH=1; needs redis-server and postgresql
 #   sim       SEEDS stories of wandering hosts for the protocol core, under a virtual clock; needs no root
+#   packetdrill  google/packetdrill's TCP scripts with an idle agent and without: PACKETDRILL=CHECKOUT; 20 minutes
 #   vm-test   stories on kernels of Debian's, in QEMU; needs what .ci/vm says; slow where there is no KVM
 #   guesses   GUESSES pair IDs guessed at a mobility server: answers alike, limits hold, others match; seconds
 #   bench     how long a move takes, what translation costs, how much a mobility server does; minutes
@@ -22,7 +23,7 @@ GUESSES ?= 1000000
 # What a failed part hides is that the others work: say it all.
 TEST_FLAGS ?= --no-fail-fast
 
-.PHONY: help setup root build demo test sim matrix chaos vm-test guesses bench fuzz lint sweep
+.PHONY: help setup root build demo test sim matrix chaos packetdrill vm-test guesses bench fuzz lint sweep
 
 help:
 	@sed -n 's/^#   /  make /p' Makefile
@@ -58,6 +59,9 @@ chaos: root build
 
 sim: build
 	$(TARGET)/debug/lab sim --seeds $(SEEDS)
+
+packetdrill: root build
+	.ci/packetdrill $(or $(PACKETDRILL),../packetdrill)
 
 # What these kernels have and the one of this machine may lack, and what must not be done to this machine.
 vm-test: root build

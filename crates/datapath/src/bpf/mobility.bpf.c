@@ -75,6 +75,8 @@ int offer(struct bpf_sock_ops *skops)
 			enter(skops, &permit, ROLE_ACCEPTOR, 0);
 		else if (find_permit(skops, &permit, 0))
 			enter(skops, &permit, ROLE_ACCEPTOR, 1);
+		else
+			flags_set(skops, 0, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 		break;
 	case BPF_SOCK_OPS_RTO_CB:
 		timed_out(skops, c);

@@ -112,6 +112,17 @@ static __always_inline int find_permit(struct bpf_sock_ops *skops, struct permit
 	       permit->version_type == OPTION_VERSION << 4;
 }
 
+/* Whether this end accepted the connection: it has said what it has to say on its SYN-ACK. */
+static __always_inline int has_accepted(struct bpf_sock_ops *skops)
+{
+	struct connection *connection;
+	struct tuple t = {};
+
+	tuple_of(skops, &t);
+	connection = bpf_map_lookup_elem(&connections, &t);
+	return connection && connection->role == ROLE_ACCEPTOR;
+}
+
 static __always_inline void want_room(struct bpf_sock_ops *skops)
 {
 	u32 flags = skops->skb_tcp_flags;
@@ -120,7 +131,12 @@ static __always_inline void want_room(struct bpf_sock_ops *skops)
 	if (flags & TCPHDR_SYN && flags & TCPHDR_ACK) {
 		if (!find_permit(skops, &permit, BPF_LOAD_HDR_OPT_TCP_SYN))
 			return;
-	} else if (flags & TCPHDR_SYN && skops->total_retrans % 3 == 2) {
+	} else if (flags & TCPHDR_SYN) {
+		if (skops->total_retrans % 3 == 2)
+			return;
+	} else if (has_accepted(skops)) {
+		/* With Fast Open the flag had to stay for the SYN-ACK. */
+		flags_set(skops, 0, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 		return;
 	}
 	bpf_reserve_hdr_opt(skops, PERMIT_LENGTH, 0);

@@ -2,7 +2,7 @@
 //!
 //! A scenario is told twice, with agents and without. On the link that is asked about, every connection to a port
 //! of the story gives a list of segments for each direction: flags, numbers counted from the initial ones, length
-//! of payload, kinds and lengths of options without Migrate-Permit. Both lists must be equal.
+//! of payload, kinds and lengths of options without Migrate-Permit where the protocol has it. Both lists must be equal.
 //!
 //! Now and then two tellings of the same story differ without any agent: a delayed acknowledgement comes before an
 //! answer on a busy machine and after it on an idle one. So both are told again, a few times: what an agent changes
@@ -115,7 +115,9 @@ fn read(links: &Path, arguments: &Arguments, began: f64) -> Result<(Lists, usize
         if segment.flags & SYN != 0 {
             initial.insert(here, segment.seq);
         }
-        let (options, permitted) = kinds(&segment.options);
+        // Who accepts says it on the SYN-ACK only.
+        let welcome = segment.flags & SYN != 0 || !serves;
+        let (options, permitted) = kinds(&segment.options, welcome);
         permits += usize::from(permitted);
         lists
             .entry((port, serves))
@@ -147,8 +149,8 @@ fn shown(
     )
 }
 
-/// Kinds and lengths of all options but padding and Migrate-Permit, and whether that was there.
-fn kinds(options: &[u8]) -> (String, bool) {
+/// Kinds and lengths of all options but padding and, where it is welcome, Migrate-Permit, and whether that was there.
+fn kinds(options: &[u8], welcome: bool) -> (String, bool) {
     let (mut rest, mut kinds, mut permitted) = (options, Vec::new(), false);
     while let [kind, tail @ ..] = rest {
         let length = match (kind, tail) {
@@ -157,7 +159,7 @@ fn kinds(options: &[u8]) -> (String, bool) {
             (_, [length, ..]) => usize::from(*length).max(2),
             (_, []) => break,
         };
-        if rest.starts_with(&PERMIT) {
+        if welcome && rest.starts_with(&PERMIT) {
             permitted = true;
         } else if *kind != 1 {
             kinds.push(format!("{kind}/{length}"));
@@ -201,9 +203,10 @@ mod tests {
         let mut options = vec![2, 4, 5, 180, 4, 2, 253, 11, 0x4d, 0x49];
         options.extend([0; 7]);
         options.extend([1, 3, 3, 7]);
-        assert_eq!(kinds(&options), ("2/4 4/2 3/3".to_owned(), true));
+        assert_eq!(kinds(&options, true), ("2/4 4/2 3/3".to_owned(), true));
+        assert_eq!(kinds(&options, false), ("2/4 4/2 253/11 3/3".to_owned(), false));
         // Another experiment, and an option that is cut off.
-        assert_eq!(kinds(&[253, 4, 0x12, 0x34, 8]), ("253/4".to_owned(), false));
+        assert_eq!(kinds(&[253, 4, 0x12, 0x34, 8], true), ("253/4".to_owned(), false));
     }
 
     #[test]
