@@ -41,8 +41,7 @@ fn lost_msyn(world: &mut World, connection: Tuple, from: &str) -> Segment {
     let now = world.now;
     world.a.migrate(connection, address(from), None, now);
     world.settle();
-    let msyn = world.trace.iter().map(|(segment, _)| segment.clone());
-    let msyn = msyn.last().expect("an MSYN");
+    let (msyn, _) = world.trace.last().expect("an MSYN").clone();
     let source = msyn.source;
     world.interfere(move |segment| match segment.source == source {
         true => Fate::Lost,
